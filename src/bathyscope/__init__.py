@@ -1,0 +1,72 @@
+"""Bathyscope shows what language models hold inside.
+
+Public names are resolved when they are first used: importing the package loads neither torch nor
+transformers.
+"""
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bathyscope import interventions, mappings, prompts, readouts
+    from bathyscope.errors import BathyscopeError
+    from bathyscope.forward import Activations, Continuation, Run, capture, differentiate, generate, run
+    from bathyscope.interventions import Intervention, Write
+    from bathyscope.loading import load, wrap
+    from bathyscope.model import Model
+    from bathyscope.patchscopes import PatchscopeCell, PatchscopeResult, Source, Target, patchscope
+    from bathyscope.results import Result
+    from bathyscope.sites import Site
+
+__version__ = metadata.version("bathyscope")
+
+_WHERE = {
+    "errors": ("BathyscopeError",),
+    "forward": ("Activations", "Continuation", "Run", "capture", "differentiate", "generate", "run"),
+    "interventions": ("Intervention", "Write"),
+    "loading": ("load", "wrap"),
+    "model": ("Model",),
+    "patchscopes": ("PatchscopeCell", "PatchscopeResult", "Source", "Target", "patchscope"),
+    "results": ("Result",),
+    "sites": ("Site",),
+}
+_HOME = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "Activations",
+    "BathyscopeError",
+    "Continuation",
+    "Intervention",
+    "Model",
+    "PatchscopeCell",
+    "PatchscopeResult",
+    "Result",
+    "Run",
+    "Site",
+    "Source",
+    "Target",
+    "Write",
+    "capture",
+    "differentiate",
+    "generate",
+    "interventions",
+    "load",
+    "mappings",
+    "patchscope",
+    "prompts",
+    "readouts",
+    "run",
+    "wrap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"bathyscope.{_HOME[name]}"), name)
+    if name in __all__:
+        return import_module(f"bathyscope.{name}")
+    raise AttributeError(f"module 'bathyscope' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,279 @@
+"""The only file that registers hooks. Each is counted, and each is removed, whatever happens.
+
+`Hooks` carries out reads and writes during the passes run inside its `with` block. A read sees what
+the rest of the model sees, that is, the activation after the writes at the same site.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from bathyscope.architectures import Tap
+from bathyscope.errors import InterventionError, PositionError
+from bathyscope.interventions import Intervention, Write
+from bathyscope.model import Model
+from bathyscope.sites import Site
+
+
+@dataclass
+class Window:
+    """The columns of a left-padded batch that the current pass computes.
+
+    Args:
+        pads: how many columns of padding each row begins with, (rows,).
+        prompt: columns of the whole prompt, padding included.
+        start: first column of this pass.
+        length: columns of this pass.
+    """
+
+    pads: tuple[int, ...]
+    prompt: int
+    start: int
+    length: int
+
+    def find(self, write: Write) -> tuple[Tensor, Tensor] | None:
+        """Rows and columns, within this pass, that a write touches; None where it touches nothing."""
+        rows = range(len(self.pads)) if write.row is None else (write.row,)
+        if self.start >= self.prompt:
+            places = [] if write.when == "prompt" else [(row, 0) for row in rows]
+        elif write.when == "generated":
+            places = []
+        else:
+            places = [(row, column - self.start) for row in rows for column in self._columns(write, row)]
+        inside = [(row, column) for row, column in places if 0 <= column < self.length]
+        return tuple(torch.tensor(inside).unbind(1)) if inside else None  # type: ignore[return-value]
+
+    def _columns(self, write: Write, row: int) -> list[int]:
+        n_tokens = self.prompt - self.pads[row]
+        position = write.position
+        positions = range(n_tokens) if position is None else (position,) if isinstance(position, int) else position
+        return [self.pads[row] + token_index(token, n_tokens) for token in positions]
+
+
+def token_index(position: int, n_tokens: int) -> int:
+    """A position as an index from the start of its prompt.
+
+    Raises:
+        PositionError: the prompt has no such position.
+
+    Example:
+        >>> from bathyscope.hooks import token_index
+        >>> token_index(-1, 5)
+        4
+    """
+    if not -n_tokens <= position < n_tokens:
+        raise PositionError(
+            f"position {position} does not exist", f"the prompt has {n_tokens} tokens, positions 0 to {n_tokens - 1}"
+        )
+    return position % n_tokens
+
+
+@dataclass
+class _Visit:
+    """What happens at one site: writes, then a read."""
+
+    site: Site
+    tap: Tap
+    writes: list[Write] = field(default_factory=list)
+    is_read: bool = False
+    seen: list[Tensor] = field(default_factory=list)
+    fired: set[int] = field(default_factory=set)
+
+
+class Hooks:
+    """Reads and writes, in force inside a `with` block.
+
+    Args:
+        model: the model.
+        window: the pass in progress; the caller keeps `start` and `length` up to date.
+        reads: sites whose activations are kept.
+        writes: what is written; `row` counts the rows of the batch.
+        graph: keep the very tensors, for gradients, and start the graph at the embedding.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        window: Window,
+        *,
+        reads: Sequence[Site] = (),
+        writes: Sequence[Write] = (),
+        graph: bool = False,
+    ) -> None:
+        self.model, self.window, self.graph = model, window, graph
+        self._visits: dict[Site, _Visit] = {}
+        self._handles: list[RemovableHandle] = []
+        for write in writes:
+            self._visit(write.site).writes.append(write)
+        for site in reads:
+            self._visit(site).is_read = True
+
+    def __enter__(self) -> Self:
+        modules: dict[tuple[str, str], list[_Visit]] = {}
+        for visit in self._visits.values():
+            path = self.model.architecture.module_path(visit.site)
+            modules.setdefault((path, visit.tap.side), []).append(visit)
+        try:
+            if self.graph:
+                self._start_graph()
+            for (path, side), visits in modules.items():
+                module = self.model.hf.get_submodule(path)
+                self._handles.append(self._register(module, side, visits))
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._remove()
+
+    def check(self) -> None:
+        """Raise if any read or write did not happen.
+
+        Raises:
+            InterventionError: naming the sites.
+        """
+        silent = [
+            f"the {'read' if visit.is_read and not visit.seen else 'write'} at {visit.site}"
+            for visit in self._visits.values()
+            if (visit.is_read and not visit.seen) or len(visit.fired) < len(visit.writes)
+        ]
+        if silent:
+            raise InterventionError(
+                f"{', '.join(silent)} never happened",
+                "the model did not call that module, or no pass held that position; nothing of this run can be trusted",
+            )
+
+    def activations(self, site: Site) -> list[Tensor]:
+        """What was read at a site, a tensor for each row, (positions, ...site shape), padding left out."""
+        visit = self._visits[site]
+        whole = torch.cat(visit.seen, dim=1) if len(visit.seen) > 1 else visit.seen[0]
+        rows = [whole[row, pad:] for row, pad in enumerate(self.window.pads)]
+        if visit.tap.axes == "batch head pos key":
+            rows = [row[..., pad:] for row, pad in zip(rows, self.window.pads, strict=True)]
+        return [row.clone() for row in rows]
+
+    def gradients(self, metric: Tensor, sites: Sequence[Site]) -> list[Tensor]:
+        """Gradients of a scalar with respect to what was read, each (positions, ...site shape), of a single row."""
+        visits = [self._visits[site] for site in sites]
+        grads = torch.autograd.grad(metric, [visit.seen[0] for visit in visits], allow_unused=True)
+        found = []
+        for visit, grad in zip(visits, grads, strict=True):
+            grad = torch.zeros_like(visit.seen[0]) if grad is None else grad
+            # d metric / d (multiplier * tensor) is the tensor's gradient divided by the multiplier.
+            value = _get(_lay_out(grad, visit.tap, 1)[0], visit) / visit.tap.multiplier**2
+            found.append(value)
+        return found
+
+    def _visit(self, site: Site) -> _Visit:
+        if site not in self._visits:
+            self._visits[site] = _Visit(site, self.model.tap(site))
+        return self._visits[site]
+
+    def _register(self, module: nn.Module, side: str, visits: list[_Visit]) -> RemovableHandle:
+        if side == "out":
+
+            def after(_module: nn.Module, _args: Any, output: Any) -> Any:
+                for visit in visits:
+                    output = _put(output, visit.tap.item, self._happen(visit, _pick(output, visit.tap.item)))
+                return output
+
+            return module.register_forward_hook(after)
+
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            for visit in visits:
+                if args:
+                    args = (self._happen(visit, args[0]), *args[1:])
+                else:
+                    kwargs = {**kwargs, "hidden_states": self._happen(visit, kwargs["hidden_states"])}
+            return args, kwargs
+
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+
+    def _start_graph(self) -> None:
+        module = self.model.hf.get_submodule(self.model.architecture.module_path(Site("embed")))
+        self._handles.append(module.register_forward_hook(lambda _m, _a, output: output.detach().requires_grad_()))
+
+    def _happen(self, visit: _Visit, tensor: Tensor) -> Tensor:
+        found = [(index, self.window.find(write)) for index, write in enumerate(visit.writes)]
+        if any(places is not None for _, places in found):
+            # The tensor may be held by a cache, another hook or the model's own residual: it is copied
+            # before it is written, except where that very residual is what has to change.
+            tensor = tensor if visit.tap.in_place else tensor.clone()
+            laid_out = _lay_out(tensor, visit.tap, len(self.window.pads))
+            for index, places in found:
+                if places is not None:
+                    places = (places[0].to(tensor.device), places[1].to(tensor.device))
+                    laid_out[places] = _write(laid_out[places], visit, visit.writes[index].intervention)
+                    visit.fired.add(index)
+        if visit.is_read:
+            laid_out = _lay_out(tensor, visit.tap, len(self.window.pads))
+            visit.seen.append(tensor if self.graph else _get(laid_out, visit).clone())
+        return tensor
+
+    def _remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def _lay_out(tensor: Tensor, tap: Tap, n_rows: int) -> Tensor:
+    """A view of the module's tensor as (batch, positions, ...)."""
+    if tap.axes in ("batch head pos width", "batch head pos key"):
+        return tensor.transpose(1, 2)
+    if tap.axes == "rows width":
+        return tensor.view(n_rows, -1, tensor.shape[-1])
+    return tensor
+
+
+def _get(laid_out: Tensor, visit: _Visit) -> Tensor:
+    """The site's activation, (..., site shape), from the module's tensor, (..., module shape)."""
+    tap = visit.tap
+    value = laid_out if tap.columns is None else laid_out[..., tap.columns.to(laid_out.device)]
+    value = value if tap.multiplier == 1.0 else value * tap.multiplier
+    if visit.site.head is None:
+        return value
+    return value.select(value.ndim - 2, visit.site.head)
+
+
+def _write(old: Tensor, visit: _Visit, intervention: Intervention) -> Tensor:
+    """The module's tensor at the written places, (n, ...), after an intervention on the site within it."""
+    tap = visit.tap
+    before = _get(old, visit)
+    after = intervention.apply(before)
+    if after.shape != before.shape:
+        raise InterventionError(
+            f"{type(intervention).__name__} returned shape {tuple(after.shape)} at {visit.site}",
+            f"it must keep the shape {tuple(before.shape)}",
+        )
+    after = (after if tap.multiplier == 1.0 else after / tap.multiplier).to(old)
+    new = old.clone()
+    if tap.columns is not None:
+        columns = tap.columns if visit.site.head is None else tap.columns[visit.site.head]
+        new[..., columns.to(old.device)] = after
+    elif visit.site.head is not None:
+        new.select(new.ndim - 2, visit.site.head).copy_(after)
+    else:
+        new = after
+    return new
+
+
+def _pick(output: Any, item: int) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, (tuple, list)):
+        return output[item]
+    return output.logits
+
+
+def _put(output: Any, item: int, value: Tensor) -> Any:
+    if isinstance(output, Tensor):
+        return value
+    if isinstance(output, (tuple, list)):
+        return (*output[:item], value, *output[item + 1 :])
+    output.logits = value
+    return output

@@ -1,0 +1,226 @@
+"""Interventions: what can be written at a site, as values that can be printed, compared and hashed.
+
+Knows nothing of models: `apply` sees the activations at the written positions and returns new ones.
+Where and when a write happens is a `Write`; `hooks` carries it out.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bathyscope.errors import InterventionError, UsageError
+from bathyscope.sites import Site
+
+When = Literal["prompt", "generated", "always"]
+
+
+class Intervention(ABC):
+    """What is written in place of an activation.
+
+    A new kind is a frozen dataclass (`eq=False`) with `apply`; its fields are its content. Two
+    interventions are equal when their content is, to the last bit.
+    """
+
+    @abstractmethod
+    def apply(self, activation: Tensor) -> Tensor:
+        """New activations for old ones, both (n_positions, ...site shape)."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the kind and of every field: a tensor's dtype, shape and bytes, or a value's repr.
+
+        Example:
+            >>> from bathyscope.interventions import Scale
+            >>> Scale(2.0).fingerprint() == Scale(2.0).fingerprint() != Scale(3.0).fingerprint()
+            True
+        """
+        digest = hashlib.sha256(type(self).__qualname__.encode())
+        for entry in fields(self):  # type: ignore[arg-type]  # every kind is a dataclass
+            value = getattr(self, entry.name)
+            digest.update(f"|{entry.name}=".encode())
+            if isinstance(value, Tensor):
+                digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+                value = value.cpu().contiguous().reshape(-1)
+                digest.update(value.view(torch.uint8).numpy().tobytes())
+            else:
+                digest.update(repr(value).encode())
+        return digest.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Intervention) and self.fingerprint() == other.fingerprint()
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint())
+
+
+@dataclass(frozen=True, eq=False)
+class Replace(Intervention):
+    """Write a value: one for every position (site shape), or one each (n_positions, ...site shape).
+
+    Args:
+        value: copied on entry.
+        match_norm: rescale the value to the norm of the activation that it replaces.
+
+    Example:
+        >>> import torch
+        >>> from bathyscope.interventions import Replace
+        >>> Replace(torch.ones(2)).apply(torch.zeros(3, 2)).sum().item()
+        6.0
+    """
+
+    value: Tensor
+    match_norm: bool = False
+
+    def __post_init__(self) -> None:
+        _own(self, "value")
+
+    def apply(self, activation: Tensor) -> Tensor:
+        value = _fit(self.value, activation)
+        if self.match_norm:
+            dims = tuple(range(1, activation.ndim))
+            norm = torch.linalg.vector_norm(activation, dim=dims, keepdim=True)
+            own = torch.linalg.vector_norm(value, dim=dims, keepdim=True)
+            value = value * (norm / own.clamp_min(torch.finfo(value.dtype).tiny))
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Intervention):
+    """Add a direction, times a factor.
+
+    Example:
+        >>> import torch
+        >>> from bathyscope.interventions import Add
+        >>> Add(torch.ones(2), factor=3.0).apply(torch.zeros(1, 2)).tolist()
+        [[3.0, 3.0]]
+    """
+
+    direction: Tensor
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        _own(self, "direction")
+
+    def apply(self, activation: Tensor) -> Tensor:
+        return activation + self.factor * _fit(self.direction, activation)
+
+
+@dataclass(frozen=True, eq=False)
+class Scale(Intervention):
+    """Multiply the activation by a factor.
+
+    Example:
+        >>> import torch
+        >>> from bathyscope.interventions import Scale
+        >>> Scale(0.5).apply(torch.ones(1, 2)).tolist()
+        [[0.5, 0.5]]
+    """
+
+    factor: float
+
+    def apply(self, activation: Tensor) -> Tensor:
+        return activation * self.factor
+
+
+@dataclass(frozen=True, eq=False)
+class Ablate(Intervention):
+    """Remove the activation: write zero, or the mean that is given (site shape).
+
+    Example:
+        >>> import torch
+        >>> from bathyscope.interventions import Ablate
+        >>> Ablate().apply(torch.ones(1, 2)).tolist()
+        [[0.0, 0.0]]
+    """
+
+    mean: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.mean is not None:
+            _own(self, "mean")
+
+    def apply(self, activation: Tensor) -> Tensor:
+        return torch.zeros_like(activation) if self.mean is None else _fit(self.mean, activation)
+
+
+@dataclass(frozen=True, eq=False)
+class Noise(Intervention):
+    """Add Gaussian noise of standard deviation `std`; the same seed gives the same noise everywhere.
+
+    Example:
+        >>> import torch
+        >>> from bathyscope.interventions import Noise
+        >>> noise, at = Noise(1.0, seed=3), torch.zeros(2, 4)
+        >>> bool((noise.apply(at) == noise.apply(at)).all())
+        True
+    """
+
+    std: float
+    seed: int = 0
+
+    def apply(self, activation: Tensor) -> Tensor:
+        # Drawn in float32 on the CPU, so that dtype and device do not change which noise it is.
+        generator = torch.Generator().manual_seed(self.seed)
+        noise = torch.randn(activation.shape, generator=generator)
+        return activation + self.std * noise.to(activation)
+
+
+@dataclass(frozen=True)
+class Write:
+    """One intervention at one site: which prompt, which positions, when.
+
+    Args:
+        site: where.
+        intervention: what.
+        position: a token index of the prompt, several of them, or None for all. Negative ones count
+            from the end of the prompt. Padding never shifts them.
+        row: which prompt of the batch, or None for every one.
+        when: "prompt" writes at `position` while the prompt is read, "generated" at every token
+            generated after it, "always" at both.
+
+    Example:
+        >>> from bathyscope.interventions import Ablate, Write
+        >>> Write("attn_out.3", Ablate(), position=-1).site
+        Site('attn_out.3')
+    """
+
+    site: Site
+    intervention: Intervention
+    position: int | tuple[int, ...] | None = None
+    row: int | None = None
+    when: When = "prompt"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "site", Site.parse(self.site))
+        if self.when not in ("prompt", "generated", "always"):
+            raise UsageError(f"when={self.when!r} was given", "writes happen at 'prompt', 'generated' or 'always'")
+        if self.site.component == "pattern":
+            raise UsageError(
+                "a write at pattern was asked for",
+                "attention has already used its probabilities where they can be read",
+                "write z, which is what the pattern mixes",
+            )
+
+
+def _own(intervention: Intervention, name: str) -> None:
+    """Keep a copy, so that nobody's later change of the tensor changes the intervention."""
+    value = getattr(intervention, name)
+    if not isinstance(value, Tensor):
+        raise UsageError(
+            f"{type(intervention).__name__} was given a {type(value).__name__} as its {name}", "a tensor is needed"
+        )
+    object.__setattr__(intervention, name, value.detach().clone())
+
+
+def _fit(value: Tensor, activation: Tensor) -> Tensor:
+    """The value at the activation's shape, dtype and device; only positions are ever broadcast."""
+    if value.shape not in (activation.shape, activation.shape[1:]):
+        raise InterventionError(
+            f"a value of shape {tuple(value.shape)} was written over activations of shape {tuple(activation.shape)}",
+            f"it must have shape {tuple(activation.shape[1:])}, or one of these for each position",
+            "a mapping such as Affine, where source and target differ in width",
+        )
+    return value.to(activation).expand_as(activation)

@@ -1,0 +1,71 @@
+"""Self-contained pages: HTML with its style inside, no script, no network, every text escaped.
+
+Knows tables, not results. Whatever a model wrote is hostile text: it reaches a page through `escape`.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+STYLE = """
+.bathyscope { font: 14px/1.45 system-ui, sans-serif; color: #1b2733; max-width: 100%; overflow-x: auto }
+.bathyscope h2 { font-size: 18px; margin: 0 0 8px; color: #0b4f6c }
+.bathyscope dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 12px; margin: 0 0 12px }
+.bathyscope dt { color: #5b6b7a }
+.bathyscope dd { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere }
+.bathyscope table { border-collapse: collapse }
+.bathyscope th, .bathyscope td { border: 1px solid #d5dde5; padding: 4px 8px; text-align: left; vertical-align: top }
+.bathyscope thead th { background: #0b4f6c; color: #fff; position: sticky; top: 0; white-space: pre-wrap }
+.bathyscope tbody th { background: #eef4f8; text-align: right; white-space: nowrap }
+.bathyscope td { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 12em; max-width: 32em }
+@media (prefers-color-scheme: dark) {
+  .bathyscope { color: #dce6ee; background: #10181f }
+  .bathyscope h2 { color: #7cc6e6 }
+  .bathyscope dt { color: #93a4b3 }
+  .bathyscope th, .bathyscope td { border-color: #2b3a47 }
+  .bathyscope tbody th { background: #18242e }
+}
+"""
+
+
+def document(title: str, *bodies: str) -> str:
+    """A whole page around one body or several.
+
+    Example:
+        >>> from bathyscope.pages import document
+        >>> document("a < b", "<p>body</p>").count("a &lt; b")
+        1
+    """
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title></head><body>\n{'<hr>'.join(bodies)}\n</body></html>\n"
+    )
+
+
+def grid(
+    heading: str,
+    facts: Mapping[str, str],
+    corner: str,
+    columns: Sequence[str],
+    rows: Mapping[str, Sequence[str]],
+) -> str:
+    """A table under a heading and a list of facts.
+
+    Args:
+        heading: what the table shows.
+        facts: what was asked, by name.
+        corner: what the rows are.
+        columns: their names.
+        rows: for each row's name a text for every column.
+    """
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+    body = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(text)}</td>" for text in texts)}</tr>'
+        for name, texts in rows.items()
+    )
+    return (
+        f'<div class="bathyscope"><style>{STYLE}</style><h2>{escape(heading)}</h2><dl>{listed}</dl>'
+        f'<table><thead><tr><th scope="col">{escape(corner)}</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
