@@ -4,7 +4,7 @@ Numbered as in the project's list of identities (docs/design.md): 1-9, 14 and 16
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bathyscope import Source, Target, capture, generate, patchscope, run, wrap
 from bathyscope.errors import UsageError
-from bathyscope.forward import next_logits
+from bathyscope.generation import next_logits
 from bathyscope.interventions import Ablate, Add, Replace, Scale, Write
 from bathyscope.mappings import Mapping
 from bathyscope.model import Model
@@ -184,10 +184,9 @@ def test_09_zero_at_the_last_block_is_the_uniform_distribution(model: Model, fam
     assert entropy == pytest.approx(math.log(len(logits)), abs=1e-4)
 
 
+@dataclass(frozen=True)
 class Doubled(Mapping):
     """A mapping that makes a vector twice as wide, and says so."""
-
-    __dataclass_fields__ = {}
 
     def intervention(self, representation, source, target):
         return Replace(torch.cat([representation, representation]))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bathyscope import interventions, mappings, prompts, readouts
     from bathyscope.errors import BathyscopeError
-    from bathyscope.forward import Activations, Continuation, Run, capture, differentiate, generate, run
+    from bathyscope.forward import Activations, Run, capture, differentiate, run
+    from bathyscope.generation import Continuation, generate
     from bathyscope.interventions import Intervention, Write
     from bathyscope.loading import load, wrap
     from bathyscope.model import Model
@@ -22,7 +23,8 @@ __version__ = metadata.version("bathyscope")
 
 _WHERE = {
     "errors": ("BathyscopeError",),
-    "forward": ("Activations", "Continuation", "Run", "capture", "differentiate", "generate", "run"),
+    "forward": ("Activations", "Run", "capture", "differentiate", "run"),
+    "generation": ("Continuation", "generate"),
     "interventions": ("Intervention", "Write"),
     "loading": ("load", "wrap"),
     "model": ("Model",),

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from bathyscope.errors import SiteError
-from bathyscope.forward import Run, generate, run
+from bathyscope.forward import Run, run
+from bathyscope.generation import generate
 from bathyscope.interventions import Add, Replace, Write
 from bathyscope.model import Model
 from bathyscope.sites import COMPONENTS, GLOBAL, Site
@@ -78,7 +79,10 @@ def _sums(model: Model, plain: Run) -> Iterator[Check]:
         whole.append(_gap(total("resid_pre", "attn_out", layer) + plain.activations[Site("mlp_out", layer)][0], post))
         if "resid_mid" in names:
             middle = plain.activations[Site("resid_mid", layer)][0]
-            halves += [_gap(total("resid_pre", "attn_out", layer), middle), _gap(total("resid_mid", "mlp_out", layer), post)]
+            halves += [
+                _gap(total("resid_pre", "attn_out", layer), middle),
+                _gap(total("resid_mid", "mlp_out", layer), post),
+            ]
     yield _judge(model, "resid_pre + attn_out + mlp_out is resid_post", max(whole))
     if halves:
         yield _judge(model, "resid_mid lies between attn_out and mlp_out", max(halves))

@@ -7,7 +7,7 @@ family is adding a row to `FAMILIES` at the end of this file, and a tiny model t
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -43,7 +43,15 @@ _RESIDUAL: dict[str, Tap | str] = {
 }
 
 
-def _sizes(config: Any, n_kv_heads: int | None = None) -> dict[str, int]:
+class _Sizes(TypedDict):
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+
+
+def _sizes(config: Any, n_kv_heads: int | None = None) -> _Sizes:
     n_heads = config.num_attention_heads
     return {
         "n_layers": config.num_hidden_layers,
@@ -64,7 +72,7 @@ def _fused(n_groups: int, per_group: int, d_head: int) -> Tensor:
     return torch.arange(n_groups * per_group * d_head).view(n_groups, per_group, d_head)
 
 
-def _split_heads(sizes: dict[str, int], attention: str) -> dict[str, Tap | str]:
+def _split_heads(sizes: _Sizes, attention: str) -> dict[str, Tap | str]:
     """Queries, keys and values from three projections."""
     counts = {"q": sizes["n_heads"], "k": sizes["n_kv_heads"], "v": sizes["n_kv_heads"]}
     return {
@@ -72,7 +80,7 @@ def _split_heads(sizes: dict[str, int], attention: str) -> dict[str, Tap | str]:
     }
 
 
-def _stacked_heads(sizes: dict[str, int], module: str) -> dict[str, Tap | str]:
+def _stacked_heads(sizes: _Sizes, module: str) -> dict[str, Tap | str]:
     """Queries, then keys, then values from one projection."""
     d_head, taps, offset = sizes["d_head"], {}, 0
     for name, count in (("q", sizes["n_heads"]), ("k", sizes["n_kv_heads"]), ("v", sizes["n_kv_heads"])):
@@ -81,13 +89,13 @@ def _stacked_heads(sizes: dict[str, int], module: str) -> dict[str, Tap | str]:
     return taps
 
 
-def _interleaved_heads(sizes: dict[str, int], module: str) -> dict[str, Tap | str]:
+def _interleaved_heads(sizes: _Sizes, module: str) -> dict[str, Tap | str]:
     """Query, key and value of one head after another from one projection."""
     columns = _fused(sizes["n_heads"], 3, sizes["d_head"])
     return {name: Tap(module, columns=columns[:, index]) for index, name in enumerate("qkv")}
 
 
-def _mixed(sizes: dict[str, int], attention: str, output: str) -> dict[str, Tap | str]:
+def _mixed(sizes: _Sizes, attention: str, output: str) -> dict[str, Tap | str]:
     """What attention mixes: per-head values before its output projection, and the pattern."""
     return {
         "z": Tap(f"{attention}.{output}", "in", columns=_heads(sizes["n_heads"], sizes["d_head"])),
@@ -376,4 +384,3 @@ FAMILIES: dict[str, Callable[[Any], Architecture]] = {
     "starcoder2": _starcoder2,
 }
 """Every supported `model_type`."""
-

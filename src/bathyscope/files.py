@@ -23,9 +23,10 @@ def write_atomically(path: Path, content: bytes) -> None:
         >>> path.read_bytes()
         b'whole'
     """
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
@@ -33,15 +34,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         # mkstemp makes files for their owner alone; a result is an ordinary file.
         mask = os.umask(0)
         os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
     except OSError as error:
         if temporary is not None:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)
+                temporary.unlink()
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise StorageError(
             f"{path} could not be written ({error.strerror or error})",
-            f"{len(content):,} bytes of room are needed" if full else "a folder that exists and can be written is needed",
+            f"{len(content):,} bytes of room are needed"
+            if full
+            else "a folder that exists and can be written is needed",
             "another --out, or room on the disk" if full else "another --out",
         ) from error

@@ -72,6 +72,10 @@ def token_index(position: int, n_tokens: int) -> int:
     return position % n_tokens
 
 
+class EnoughRead(Exception):  # noqa: N818  # it is not an error
+    """All reads have happened, and the pass need not go on."""
+
+
 @dataclass
 class _Visit:
     """What happens at one site: writes, then a read."""
@@ -93,6 +97,7 @@ class Hooks:
         reads: sites whose activations are kept.
         writes: what is written; `row` counts the rows of the batch.
         graph: keep the very tensors, for gradients, and start the graph at the embedding.
+        stop: end the pass with `EnoughRead` once everything has been read.
     """
 
     def __init__(
@@ -103,8 +108,9 @@ class Hooks:
         reads: Sequence[Site] = (),
         writes: Sequence[Write] = (),
         graph: bool = False,
+        stop: bool = False,
     ) -> None:
-        self.model, self.window, self.graph = model, window, graph
+        self.model, self.window, self.graph, self.stop = model, window, graph, stop
         self._visits: dict[Site, _Visit] = {}
         self._handles: list[RemovableHandle] = []
         for write in writes:
@@ -165,7 +171,7 @@ class Hooks:
         for visit, grad in zip(visits, grads, strict=True):
             grad = torch.zeros_like(visit.seen[0]) if grad is None else grad
             # d metric / d (multiplier * tensor) is the tensor's gradient divided by the multiplier.
-            value = _get(_lay_out(grad, visit.tap, 1)[0], visit) / visit.tap.multiplier**2
+            value = _get(_lay_out(grad, visit.tap, self.window.length)[0], visit) / visit.tap.multiplier**2
             found.append(value)
         return found
 
@@ -204,15 +210,17 @@ class Hooks:
             # The tensor may be held by a cache, another hook or the model's own residual: it is copied
             # before it is written, except where that very residual is what has to change.
             tensor = tensor if visit.tap.in_place else tensor.clone()
-            laid_out = _lay_out(tensor, visit.tap, len(self.window.pads))
+            laid_out = _lay_out(tensor, visit.tap, self.window.length)
             for index, places in found:
                 if places is not None:
                     places = (places[0].to(tensor.device), places[1].to(tensor.device))
                     laid_out[places] = _write(laid_out[places], visit, visit.writes[index].intervention)
                     visit.fired.add(index)
         if visit.is_read:
-            laid_out = _lay_out(tensor, visit.tap, len(self.window.pads))
+            laid_out = _lay_out(tensor, visit.tap, self.window.length)
             visit.seen.append(tensor if self.graph else _get(laid_out, visit).clone())
+            if self.stop and all(other.seen for other in self._visits.values()):
+                raise EnoughRead
         return tensor
 
     def _remove(self) -> None:
@@ -221,12 +229,12 @@ class Hooks:
         self._handles.clear()
 
 
-def _lay_out(tensor: Tensor, tap: Tap, n_rows: int) -> Tensor:
+def _lay_out(tensor: Tensor, tap: Tap, length: int) -> Tensor:
     """A view of the module's tensor as (batch, positions, ...)."""
     if tap.axes in ("batch head pos width", "batch head pos key"):
         return tensor.transpose(1, 2)
     if tap.axes == "rows width":
-        return tensor.view(n_rows, -1, tensor.shape[-1])
+        return tensor.view(-1, length, tensor.shape[-1])
     return tensor
 
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from bathyscope.errors import InterventionError, UsageError
 from bathyscope.sites import Site
@@ -77,6 +78,7 @@ class Replace(Intervention):
     def __post_init__(self) -> None:
         _own(self, "value")
 
+    @override
     def apply(self, activation: Tensor) -> Tensor:
         value = _fit(self.value, activation)
         if self.match_norm:
@@ -104,6 +106,7 @@ class Add(Intervention):
     def __post_init__(self) -> None:
         _own(self, "direction")
 
+    @override
     def apply(self, activation: Tensor) -> Tensor:
         return activation + self.factor * _fit(self.direction, activation)
 
@@ -121,6 +124,7 @@ class Scale(Intervention):
 
     factor: float
 
+    @override
     def apply(self, activation: Tensor) -> Tensor:
         return activation * self.factor
 
@@ -142,6 +146,7 @@ class Ablate(Intervention):
         if self.mean is not None:
             _own(self, "mean")
 
+    @override
     def apply(self, activation: Tensor) -> Tensor:
         return torch.zeros_like(activation) if self.mean is None else _fit(self.mean, activation)
 
@@ -161,6 +166,7 @@ class Noise(Intervention):
     std: float
     seed: int = 0
 
+    @override
     def apply(self, activation: Tensor) -> Tensor:
         # Drawn in float32 on the CPU, so that dtype and device do not change which noise it is.
         generator = torch.Generator().manual_seed(self.seed)

@@ -10,42 +10,52 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
+from typing_extensions import override
 
 from bathyscope.architectures import Architecture
+from bathyscope.errors import InterventionError
 
-__all__ = ["Cache", "prefix_cache", "row_bytes", "rows_cache"]
+__all__ = ["Cache", "keep_rows", "prefix_cache", "row_bytes", "rows_cache", "set_length"]
 
 
 class _RowsLayer(DynamicLayer):
     """One layer's keys and values in a buffer with room for every token to come.
 
-    A cache that grows by concatenation copies itself at every decoding step; this one never does.
+    A cache that grows by concatenation copies itself at every decoding step; this one never does. A
+    pass over its first rows only leaves the others as they are.
     """
 
-    def __init__(self, capacity: int, prefix: tuple[Tensor, Tensor] | None) -> None:
+    def __init__(self, rows: int, capacity: int, start: int, known: tuple[Tensor, Tensor] | None) -> None:
         super().__init__()
-        self.capacity, self.prefix, self.length = capacity, prefix, 0
+        # Masks and positions are made from the length before the first update.
+        self.rows, self.capacity, self.length = rows, capacity, start
+        self.buffers: tuple[Tensor, ...] = ()
+        if known is not None:
+            self.lazy_initialization(*known)
+            for buffer, states in zip(self.buffers, known, strict=True):
+                buffer[..., : states.shape[-2], :] = states
 
+    @override
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         del args, kwargs
-        if not self.is_initialized:
+        if not self.buffers:
             self.lazy_initialization(key_states, value_states)
-        stop = self.length + key_states.shape[-2]
-        self.keys[..., self.length : stop, :] = key_states
-        self.values[..., self.length : stop, :] = value_states
+        rows, stop = key_states.shape[0], self.length + key_states.shape[-2]
+        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
+            buffer[:rows, :, self.length : stop] = states
         self.length = stop
-        return self.keys[..., :stop, :], self.values[..., :stop, :]
+        keys, values = self.buffers
+        return keys[:rows, :, :stop], values[:rows, :, :stop]
 
+    @override
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        rows, heads = key_states.shape[:2]
-        self.keys = key_states.new_empty(rows, heads, self.capacity, key_states.shape[-1])
-        self.values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
-        if self.prefix is not None:
-            shared = self.prefix[0].shape[-2]
-            self.keys[..., :shared, :], self.values[..., :shared, :] = self.prefix
+        self.buffers = tuple(
+            states.new_empty(self.rows, states.shape[1], self.capacity, states.shape[-1])
+            for states in (key_states, value_states)
+        )
         self.is_initialized = True
 
+    @override
     def get_seq_length(self) -> int:
         return self.length
 
@@ -55,22 +65,43 @@ def prefix_cache() -> Cache:
     return DynamicCache()
 
 
-def rows_cache(n_layers: int, capacity: int, prefix: Cache | None = None) -> Cache:
-    """A cache for rows of up to `capacity` tokens, which all begin with `prefix` (one row) if it is given."""
-    layers = []
-    for index in range(n_layers):
-        if prefix is None:
-            layers.append(_RowsLayer(capacity, None))
-            continue
-        keys, values = prefix.layers[index].keys, prefix.layers[index].values
-        assert isinstance(keys, Tensor) and isinstance(values, Tensor)
-        layer = _RowsLayer(capacity, (keys, values))
-        # The length counts from the start: masks and positions are made from it before the first update.
-        layer.length = keys.shape[-2]
-        layers.append(layer)
-    return Cache(layers=layers)
+def rows_cache(model_layers: int, rows: int, capacity: int, *, known: Cache | None = None, start: int = 0) -> Cache:
+    """A cache for rows of up to `capacity` tokens.
+
+    Args:
+        model_layers: number of blocks.
+        rows: how many rows.
+        capacity: tokens that there is room for.
+        known: a cache of one row whose keys and values every row begins with.
+        start: the column that the next pass computes; `known` may reach further, and what it holds
+            there stays in the rows and layers that the pass does not compute.
+    """
+    if known is None:
+        return Cache(layers=[_RowsLayer(rows, capacity, start, None) for _ in range(model_layers)])
+    layers = [layer for layer in known.layers if isinstance(layer, DynamicLayer)]
+    return Cache(layers=[_RowsLayer(rows, capacity, start, _states(layer)) for layer in layers])
+
+
+def set_length(cache: Cache, length: int) -> None:
+    """Say how many columns are known, in the layers that no row passed through as well."""
+    for layer in cache.layers:
+        if isinstance(layer, _RowsLayer):
+            layer.length = length
+
+
+def keep_rows(cache: Cache, rows: Tensor) -> None:
+    """Let go of all other rows of a cache that `rows_cache` made."""
+    for layer in cache.layers:
+        if isinstance(layer, _RowsLayer):
+            layer.buffers = tuple(buffer[rows] for buffer in layer.buffers)
 
 
 def row_bytes(architecture: Architecture, dtype: torch.dtype, capacity: int) -> int:
     """Bytes that one row of `capacity` tokens takes in the cache."""
     return 2 * architecture.n_layers * architecture.n_kv_heads * architecture.d_head * capacity * dtype.itemsize
+
+
+def _states(layer: DynamicLayer) -> tuple[Tensor, Tensor]:
+    if layer.keys is None or layer.values is None:
+        raise InterventionError("the shared prefix left no keys and values", "every block must fill the cache")
+    return layer.keys, layer.values

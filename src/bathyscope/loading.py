@@ -53,7 +53,9 @@ def load(
     if device is not None and device_map is not None:
         raise UsageError("both device and device_map were given", "device puts all in one place", 'device_map="auto"')
     placed = device_map if device_map is not None else {"": str(device)} if device is not None else None
-    model = wrap(*_open(folder, shown, revision, _dtype(dtype, placed), placed, attention), name=shown, revision=revision)
+    model = wrap(
+        *_open(folder, shown, revision, _dtype(dtype, placed), placed, attention), name=shown, revision=revision
+    )
     if verify:
         check(model)
     return model

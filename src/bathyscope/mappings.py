@@ -4,10 +4,11 @@ A mapping compiles to the intervention that writes it. Knows widths and sites, n
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from bathyscope.errors import UsageError
 from bathyscope.interventions import Intervention, Replace
@@ -15,7 +16,7 @@ from bathyscope.sites import Site
 
 
 class Mapping(ABC):
-    """From a representation at a source site to the intervention at a target site."""
+    """From a representation at a source site to the intervention at a target site; members are frozen dataclasses."""
 
     @abstractmethod
     def intervention(self, representation: Tensor, source: Site, target: Site) -> Intervention:
@@ -27,7 +28,8 @@ class Mapping(ABC):
 
     def spec(self) -> dict[str, Any]:
         """Name and parameters, as JSON values, for provenance."""
-        return {"mapping": type(self).__name__, **{name: getattr(self, name) for name in self.__dataclass_fields__}}  # type: ignore[attr-defined]
+        parameters = {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
+        return {"mapping": type(self).__name__, **parameters}
 
     def check_widths(self, source_width: tuple[int, ...], target_width: tuple[int, ...]) -> None:
         """Refuse a source and a target whose widths this mapping does not join.
@@ -55,6 +57,7 @@ class Identity(Mapping):
         [1.0, 1.0]
     """
 
+    @override
     def intervention(self, representation: Tensor, source: Site, target: Site) -> Intervention:
         del source, target
         return Replace(representation)
@@ -74,6 +77,7 @@ class Scale(Mapping):
 
     factor: float
 
+    @override
     def intervention(self, representation: Tensor, source: Site, target: Site) -> Intervention:
         del source, target
         return Replace(representation * self.factor)
@@ -92,6 +96,7 @@ class NormMatch(Mapping):
         [[6.0, 8.0]]
     """
 
+    @override
     def intervention(self, representation: Tensor, source: Site, target: Site) -> Intervention:
         del source, target
         return Replace(representation, match_norm=True)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ from bathyscope.sites import Site
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+REFINED = 16
+"""How many of the best logits half precision computes again."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,11 @@ class Model:
         return self.architecture.d_model
 
     @property
+    def blocks(self) -> nn.ModuleList:
+        """The blocks, in order."""
+        return cast(nn.ModuleList, self.hf.get_submodule(self.architecture.blocks))
+
+    @property
     def attention(self) -> str:
         """The attention implementation that the model was loaded with, such as "sdpa" or "eager"."""
         return self.hf.config._attn_implementation or "eager"
@@ -110,7 +119,7 @@ class Model:
     @cached_property
     def device(self) -> torch.device:
         """Where token ids go: the device of the embedding."""
-        return self.hf.get_input_embeddings().weight.device
+        return self._embedding.device
 
     @cached_property
     def max_length(self) -> int | None:
@@ -183,7 +192,7 @@ class Model:
         else:
             ids = tuple(int(token) for token in prompt)
             tokens = Tokens(self.decode(ids), ids, self.token_texts(ids))
-        vocabulary = self.hf.get_input_embeddings().weight.shape[0]
+        vocabulary = len(self._embedding)
         if not tokens.ids:
             raise UsageError("an empty prompt was given", "a prompt needs at least one token")
         if not all(0 <= token < vocabulary for token in tokens.ids):
@@ -218,16 +227,30 @@ class Model:
             Logits, (..., d_vocab).
         """
         architecture = self.architecture
-        tail = [self.hf.get_submodule(path) for path in (architecture.norm, architecture.project_out) if path]
-        for module in (*tail, self.hf.get_output_embeddings()):
-            residual = module(residual.to(next(module.parameters()).device))
-        if architecture.logit_multiplier != 1.0:
-            residual = residual * architecture.logit_multiplier
-        if architecture.logit_divisor != 1.0:
-            residual = residual / architecture.logit_divisor
-        if (cap := architecture.logit_softcap) is not None:
-            residual = torch.tanh(residual / cap) * cap
-        return residual
+        for path in (architecture.norm, architecture.project_out):
+            if path is not None:
+                module = self.hf.get_submodule(path)
+                residual = module(residual.to(next(module.parameters()).device))
+        return self._finish(self._unembedding(residual.to(self._unembedding.weight.device)))
+
+    def decide(self, hidden: Tensor) -> Tensor:
+        """Logits that a choice is made from, float32 where the weights are coarser, (rows, d_vocab).
+
+        Half precision rounds logits so far that the best often tie. The best few are computed again
+        with float32 sums.
+
+        Args:
+            hidden: what the unembedding is given, (rows, width).
+        """
+        unembedding = self._unembedding
+        logits = unembedding(hidden)
+        if logits.dtype in (torch.bfloat16, torch.float16):
+            best = logits.topk(min(REFINED, logits.shape[-1])).indices
+            exact = torch.einsum("rw,rkw->rk", hidden.float(), unembedding.weight[best].float())
+            if unembedding.bias is not None:
+                exact = exact + unembedding.bias[best].float()
+            logits = logits.float().scatter_(-1, best, exact)
+        return self._finish(logits)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -251,6 +274,25 @@ class Model:
             "attention": self.attention,
             "device": str(self.device),
         }
+
+    @cached_property
+    def _unembedding(self) -> nn.Linear:
+        return cast(nn.Linear, self.hf.get_output_embeddings())
+
+    def _finish(self, logits: Tensor) -> Tensor:
+        """What the family does to logits after the unembedding."""
+        architecture = self.architecture
+        if architecture.logit_multiplier != 1.0:
+            logits = logits * architecture.logit_multiplier
+        if architecture.logit_divisor != 1.0:
+            logits = logits / architecture.logit_divisor
+        if (cap := architecture.logit_softcap) is not None:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    @property
+    def _embedding(self) -> Tensor:
+        return cast(nn.Embedding, self.hf.get_input_embeddings()).weight
 
     def _tokenize_text(self, text: str) -> Tokens:
         if not text:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from bathyscope import pages, prompts
 from bathyscope.errors import UsageError
-from bathyscope.forward import Activations, Progress, capture
+from bathyscope.forward import Activations, capture
+from bathyscope.generation import Progress
 from bathyscope.interventions import Write
 from bathyscope.mappings import Identity
 from bathyscope.mappings import Mapping as RepresentationMapping

@@ -101,9 +101,7 @@ def attribute(relation: str = "The largest city in", *, chat: bool = False) -> I
 
 def selfie(*, chat: bool = True) -> InspectionPrompt:
     """Five placeholders to be summarised (SelfIE, arXiv 2403.10949); in a chat template unless told otherwise."""
-    return InspectionPrompt(
-        "_ _ _ _ _", "_", every=True, chat=chat, reply="Sure, I will summarize the message:"
-    )
+    return InspectionPrompt("_ _ _ _ _", "_", every=True, chat=chat, reply="Sure, I will summarize the message:")
 
 
 def custom(text: str, placeholder: str = "x", *, every: bool = False, chat: bool = False) -> InspectionPrompt:

@@ -6,13 +6,14 @@ where the interventions come from.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from bathyscope.errors import UsageError
-from bathyscope.forward import Progress, generate, next_logits
+from bathyscope.generation import Progress, generate, next_logits
 from bathyscope.interventions import Write
 from bathyscope.model import Model, Tokens
 
@@ -50,7 +51,7 @@ class Reading:
 
 
 class Readout(ABC):
-    """What is taken from runs of a target prompt."""
+    """What is taken from runs of a target prompt; members are frozen dataclasses."""
 
     new_tokens: int
     """How many tokens a run may add, for the check against the model's context."""
@@ -63,7 +64,8 @@ class Readout(ABC):
 
     def spec(self) -> dict[str, Any]:
         """Name and parameters, as JSON values, for provenance."""
-        return {"readout": type(self).__name__, **{name: getattr(self, name) for name in self.__dataclass_fields__}}  # type: ignore[attr-defined]
+        parameters = {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
+        return {"readout": type(self).__name__, **parameters}
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Generate(Readout):
         """As `max_new_tokens`."""
         return self.max_new_tokens
 
+    @override
     def read(
         self, model: Model, prompts: Sequence[Tokens], writes: Sequence[Write], progress: Progress | None = None
     ) -> tuple[Reading, ...]:
@@ -108,6 +111,7 @@ class NextToken(Readout):
         if self.k < 1:
             raise UsageError(f"k={self.k} was given", "at least 1", "--top 10")
 
+    @override
     def read(
         self, model: Model, prompts: Sequence[Tokens], writes: Sequence[Write], progress: Progress | None = None
     ) -> tuple[Reading, ...]:

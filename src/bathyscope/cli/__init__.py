@@ -1,0 +1,113 @@
+"""The command line. Each command parses, calls one public function, and shows or saves what it returned.
+
+Importing it loads neither torch nor transformers: commands import what they call.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
+
+import typer
+
+from bathyscope.cli import demo, doctor, models, patchscope, terminal
+from bathyscope.cli.options import Session, remember_debug
+from bathyscope.errors import BathyscopeError
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130
+"""Exit code of a command that was stopped with Ctrl-C, as shells expect it."""
+
+app = typer.Typer(
+    name="bathyscope",
+    rich_markup_mode="rich",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo.command)
+app.command("patchscope")(patchscope.command)
+app.command("doctor")(doctor.command)
+app.command("models")(models.command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bathyscope {metadata.version('bathyscope')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", callback=remember_debug, help="If something fails, print the traceback as well."),
+    ] = False,
+) -> None:
+    """Show what a language model holds inside, layer by layer, in the model's own words.
+
+    Begin with: bathyscope demo
+    """
+    del version, debug  # their callbacks have done the work
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: what stands after `bathyscope`; the process's own arguments unless given.
+
+    Returns:
+        The exit code: 0, 1 for a run that failed, 2 for a request that cannot be carried out as it was
+        written, 130 for one that was interrupted.
+
+    Example:
+        >>> from bathyscope.cli import main
+        >>> main(["--version"])  # doctest: +ELLIPSIS
+        bathyscope ...
+        0
+    """
+    session = Session()
+    try:
+        terminal.quiet_libraries()
+        command = typer.main.get_command(app)
+        code = command.main(arguments, prog_name="bathyscope", standalone_mode=False, obj=session) or 0
+        # Here, and not when the interpreter exits, a reader that has gone away can still be told from a failure.
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = terminal.abandon_stdout()
+    except SystemExit as stop:  # rich ends the process when its reader has gone away
+        code = stop.code if isinstance(stop.code, int) else 1
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except Exception as error:
+        if session.debug:
+            traceback.print_exc()
+        code = _explain(error)
+    if code == INTERRUPTED:
+        terminal.complain("stopped")
+    return code
+
+
+def _explain(error: Exception) -> int:
+    """Print one line on what went wrong, and give the exit code."""
+    if isinstance(error, BathyscopeError):
+        terminal.complain(str(error))
+        return error.exit_code
+    if isinstance(error, typer.TyperException):  # what typer says of options and arguments
+        # Without a message it has printed the help that was due.
+        if message := error.format_message().replace("Value error, ", ""):
+            context = getattr(error, "ctx", None)
+            end = "" if message[-1] in ".?" else "."
+            terminal.complain(f"{message}{end} Try: {context.command_path if context else 'bathyscope'} --help")
+        return error.exit_code
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    terminal.complain(f"internal error: {reason}; run again with --debug to see where")
+    return 1

@@ -1,0 +1,32 @@
+"""Opening a model while a person waits."""
+
+from typing import TYPE_CHECKING
+
+from bathyscope.cli import terminal
+from bathyscope.embedded import EMBEDDED_NAME, embedded_path
+
+if TYPE_CHECKING:
+    from bathyscope.model import Model
+
+
+def open_model(
+    name: str | None = None,
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    attention: str | None = None,
+    verify: bool = True,
+    shown: bool = True,
+) -> "Model":
+    """`bathyscope.load`, with something to look at meanwhile.
+
+    Raises:
+        ModelError, StorageError: as `load` does.
+    """
+    if name is None:
+        # It shows its own progress where it has something to fetch, so that comes before the bar.
+        embedded_path()
+    with terminal.progress(f"loading {name or EMBEDDED_NAME}", shown=shown):
+        from bathyscope.loading import load
+
+        return load(name, revision=revision, dtype=dtype, attention=attention, verify=verify)

@@ -1,0 +1,80 @@
+"""`bathyscope patchscope`: the layers and positions of one text, as a table, JSON or a page."""
+
+import typer
+
+import bathyscope
+from bathyscope.cli import choices, ladders, options, terminal
+from bathyscope.cli.opening import open_model
+
+
+def command(
+    text: options.Text,
+    *,
+    at: options.At = "last",
+    layers: options.Layers = "all",
+    prompt: options.PromptName = None,
+    own_prompt: options.OwnPrompt = None,
+    placeholder: options.Placeholder = None,
+    chat: options.Chat = None,
+    target_layer: options.TargetLayer = "same",
+    mapping: options.MappingName = None,
+    scale: options.Factor = None,
+    new_tokens: options.NewTokens = None,
+    next_token: options.NextToken = False,
+    top: options.Top = None,
+    model: options.ModelName = None,
+    target_model: options.TargetModel = None,
+    revision: options.Revision = None,
+    dtype: options.Dtype = None,
+    attention: options.Attention = None,
+    as_json: options.AsJson = False,
+    out: options.Out = None,
+    debug: options.Debug = False,
+) -> None:
+    """Let a model say in words what each of its layers holds of a text.
+
+    The vector at one token of TEXT is read after each layer, and written over
+    a placeholder in another prompt. What the model writes next is what that
+    vector holds, in words.
+
+    Examples:
+      bathyscope patchscope "Diana, Princess of Wales"
+      bathyscope patchscope "New York City" --at all --layers 0-10 --new-tokens 8
+      bathyscope patchscope "In Paris it rains" --at Paris --text "Capital: x"
+      bathyscope patchscope "Alexander the Great" --prompt token-identity --top 5
+      bathyscope patchscope "Barack Obama" --layers 3,7 --json --out obama.html
+    """
+    del debug  # its callback has done the work
+    choices.check_text(text)
+    choices.check_revision(revision, model)
+    choices.check_layers(layers, "--layers")
+    if target_layer != "same":
+        choices.check_layers(target_layer, "--target-layer")
+    if out is not None:
+        choices.check_out(out, ".json", ".html")
+        choices.check_writable(out.parent)
+    inspection = choices.inspection_prompt(prompt, own_prompt, placeholder, chat)
+    chosen_mapping, chosen_readout = choices.mapping(mapping, scale), choices.readout(new_tokens, next_token, top)
+
+    shown = terminal.may_animate(as_json=as_json)
+    source_model = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
+    other = None
+    if target_model is not None and target_model != model:
+        other = open_model(target_model, dtype=dtype, attention=attention, shown=shown)
+    with terminal.progress("reading and writing", shown=shown) as tick:
+        result = bathyscope.patchscope(
+            bathyscope.Source(source_model, text, position=choices.position(at), layer=layers),
+            bathyscope.Target(other, inspection, layer=target_layer),
+            mapping=chosen_mapping,
+            readout=chosen_readout,
+            progress=tick,
+        )
+    try:
+        if out is not None:
+            result.save(out)
+            terminal.note(f"saved to {out}")
+    finally:  # a full disk is no reason to lose what was found
+        if as_json:
+            typer.echo(result.to_json().encode())
+        else:
+            ladders.show(result, terminal.out())

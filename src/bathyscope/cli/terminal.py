@@ -1,0 +1,142 @@
+"""The terminal: consoles, progress, one-line errors, and text that cannot harm it.
+
+Knows rich. Knows no model and no result: whatever a model wrote is hostile text, and reaches the
+terminal only through `clean`.
+"""
+
+import os
+import re
+import sys
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+PIPED_WIDTH = 100
+"""Columns of a table that goes to a file or to another program, unless COLUMNS says otherwise."""
+
+JOINERS = "\u200c\u200d"
+"""Invisible characters that scripts and emoji need; they cannot reorder or hide text."""
+
+
+def out() -> Console:
+    """The console for what was asked for; made anew, since stdout may be replaced."""
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+    return Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
+
+
+def err() -> Console:
+    """The console for progress, notes and errors. Lines are not wrapped: one message is one line."""
+    return Console(file=sys.stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def clean(text: str) -> str:
+    r"""Text on one line, with nothing in it that a terminal obeys: such characters are spelled out.
+
+    Example:
+        >>> from bathyscope.cli.terminal import clean
+        >>> print(clean("two" + chr(10) + "lines" + chr(7)))
+        two⏎lines\x07
+    """
+    return "".join(_spelled(character) for character in text)
+
+
+def _spelled(character: str) -> str:
+    if character == "\n":
+        return "⏎"
+    if character == "\t":
+        return " "
+    # Controls, invisible formats such as those that reverse text, lone surrogates, separators of lines.
+    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in JOINERS:
+        return character.encode("unicode_escape").decode()
+    return character
+
+
+def cell(text: str, style: str = "", *, wrap: bool = False) -> Text:
+    """A table's text: cleaned, never read as markup, and cut to one line unless it may wrap."""
+    return Text(clean(text), style=style, no_wrap=not wrap, overflow="fold" if wrap else "ellipsis")
+
+
+def grid(*labels: str, texts: Sequence[str]) -> Table:
+    """An empty table with a head, in the one look of all tables.
+
+    Args:
+        labels: names of the columns that keep their width; they stand on the left.
+        texts: names of the columns that share the rest.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in labels:
+        table.add_column(cell(name), no_wrap=True)
+    for name in texts:
+        table.add_column(cell(name))  # rich takes room from columns that may wrap, whatever their cells do
+    return table
+
+
+def natural_width(table: Table) -> int:
+    """How wide a table would be if nothing of it were cut or wrapped."""
+    console = Console(width=1_000_000)
+    return Measurement.get(console, console.options, table).maximum
+
+
+def may_animate(*, as_json: bool) -> bool:
+    """Whether a bar may be drawn: not beside JSON that another program reads."""
+    return not as_json or sys.stdout.isatty()
+
+
+def note(text: str) -> None:
+    """A line on stderr."""
+    err().print(Text(clean(text)))
+
+
+def complain(text: str) -> None:
+    """What went wrong, as one line on stderr."""
+    err().print(Text.assemble(("bathyscope: ", "bold red"), clean(re.sub(r"\s*\n\s*", " ", text))))
+
+
+@contextmanager
+def progress(what: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr that goes away, where a person is looking; it pulses until it is told how much there is.
+
+    Yields:
+        A function of what is done and what there is to do.
+    """
+    console = err()
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, disable=not (shown and console.is_terminal)
+    ) as bar:
+        task = bar.add_task(clean(what), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def quiet_libraries() -> None:
+    """Keep what is not about the user's request off the terminal. Called before any of them is imported."""
+    for name, value in {
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+    }.items():
+        os.environ.setdefault(name, value)
+    warnings.simplefilter("ignore")
+
+
+def abandon_stdout() -> int:
+    """The reader of stdout has gone away, as `head` does: say nothing more to it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
