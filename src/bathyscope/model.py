@@ -121,6 +121,11 @@ class Model:
         """Where token ids go: the device of the embedding."""
         return self._embedding.device
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids."""
+        return len(self._embedding)
+
     @cached_property
     def max_length(self) -> int | None:
         """The longest sequence that the model has positions for, or None where it has no limit."""
@@ -192,7 +197,7 @@ class Model:
         else:
             ids = tuple(int(token) for token in prompt)
             tokens = Tokens(self.decode(ids), ids, self.token_texts(ids))
-        vocabulary = len(self._embedding)
+        vocabulary = self.vocabulary
         if not tokens.ids:
             raise UsageError("an empty prompt was given", "a prompt needs at least one token")
         if not all(0 <= token < vocabulary for token in tokens.ids):

@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from bathyscope import pages, prompts
+from bathyscope.engine import Cell, Read, collect, plan
 from bathyscope.errors import UsageError
-from bathyscope.forward import Activations, capture
 from bathyscope.generation import Progress
-from bathyscope.interventions import Write
 from bathyscope.mappings import Identity
 from bathyscope.mappings import Mapping as RepresentationMapping
 from bathyscope.model import Model, Prompt, Tokens
-from bathyscope.prompts import InspectionPrompt, Position
+from bathyscope.prompts import Inspection, InspectionPrompt, Position
 from bathyscope.readouts import Candidate, Generate, Readout
 from bathyscope.results import Result, provenance
 from bathyscope.sites import EMBEDDING_LAYER, Site, check_layer, parse_layers, residual_site
@@ -220,21 +219,17 @@ def patchscope(
     tokens = source.model.tokenize(source.prompt)
     prompt = target.prompt if isinstance(target.prompt, InspectionPrompt) else prompts.custom(target.prompt)
     inspection = prompts.prepare(target_model, prompt)
-    target_model.check_length(len(inspection.tokens) + readout.new_tokens - 1)
+    target_model.check_length(len(inspection.tokens) + max(0, readout.new_tokens - 1))
     places = list(_places(source, target, tokens, target_model))
     mapping.check_widths(
         source.model.architecture.width(source.component), target_model.architecture.width(target.component)
     )
 
-    reads = {place.source for place in places}
-    read = capture(source.model, tokens, sorted(reads, key=str))
-    representations = torch.stack([place.representation(read) for place in places])
-    writes = [
-        Write(place.target, mapping.intervention(one, place.source, place.target), inspection.positions, row)
-        for row, (place, one) in enumerate(zip(places, representations, strict=True))
-    ]
-    # The last row is written to by nobody: it is the control.
-    readings = readout.read(target_model, [inspection.tokens] * (len(places) + 1), writes, progress)
+    control = Cell(inspection.tokens, readout)
+    planned = plan(
+        [*(place.cell(tokens, inspection, mapping, readout) for place in places), control], source.model, target_model
+    )
+    found = collect(planned, source.model, target_model, progress=progress)
     cells = tuple(
         PatchscopeCell(
             source_site=str(place.source),
@@ -249,8 +244,9 @@ def patchscope(
             candidates=reading.candidates,
             stopped=reading.stopped,
         )
-        for place, reading in zip(places, readings[:-1], strict=True)
+        for place, reading in zip(places, found.readings[:-1], strict=True)
     )
+    representations = torch.stack([one for one in found.representations if one is not None])
     origin = provenance(
         [source.model.provenance(), target_model.provenance()],
         source={"prompt": tokens.text, "ids": list(tokens.ids), "tokens": list(tokens.texts)},
@@ -265,7 +261,7 @@ def patchscope(
         **mapping.spec(),
         **readout.spec(),
     )
-    return PatchscopeResult(cells, readings[-1].text, representations, origin)
+    return PatchscopeResult(cells, found.readings[-1].text, representations, origin)
 
 
 @dataclass(frozen=True)
@@ -278,8 +274,15 @@ class _Place:
     target: Site
     target_layer: int
 
-    def representation(self, read: Activations) -> Tensor:
-        return read[self.source][0][self.position]
+    def cell(self, tokens: Tokens, inspection: Inspection, mapping: RepresentationMapping, readout: Readout) -> Cell:
+        return Cell(
+            target=inspection.tokens,
+            readout=readout,
+            source=Read(tokens, self.source, self.position),
+            site=self.target,
+            positions=inspection.positions,
+            mapping=mapping,
+        )
 
 
 def _places(source: Source, target: Target, tokens: Tokens, target_model: Model) -> Iterator[_Place]:

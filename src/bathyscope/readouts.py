@@ -1,7 +1,6 @@
 """Readouts: what is taken from the target run.
 
-A readout turns prompts under interventions into one record a prompt. Knows how to run a model, not
-where the interventions come from.
+A readout turns logits and continuations into one reading a run. Knows nothing of how they came about.
 """
 
 from abc import ABC, abstractmethod
@@ -10,12 +9,12 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
+from torch import Tensor
 from typing_extensions import override
 
 from bathyscope.errors import UsageError
-from bathyscope.generation import Progress, generate, next_logits
-from bathyscope.interventions import Write
-from bathyscope.model import Model, Tokens
+from bathyscope.generation import Continuation
+from bathyscope.model import Model
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,21 @@ class Reading:
 class Readout(ABC):
     """What is taken from runs of a target prompt; members are frozen dataclasses."""
 
-    new_tokens: int
-    """How many tokens a run may add, for the check against the model's context."""
+    new_tokens: int = 0
+    """How many tokens have to be generated; 0 where the logits after the prompt suffice."""
 
     @abstractmethod
-    def read(
-        self, model: Model, prompts: Sequence[Tokens], writes: Sequence[Write], progress: Progress | None = None
-    ) -> tuple[Reading, ...]:
-        """One reading a prompt, under the writes of its row."""
+    def read(self, model: Model, logits: Tensor, continuations: Sequence[Continuation]) -> tuple[Reading, ...]:
+        """One reading a run.
+
+        Args:
+            model: the target model.
+            logits: after the prompt's last token, (runs, d_vocab).
+            continuations: what each run wrote, where `new_tokens` asks for it.
+        """
 
     def spec(self) -> dict[str, Any]:
-        """Name and parameters, as JSON values, for provenance."""
+        """Name and parameters, as JSON values, for keys and provenance."""
         parameters = {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
         return {"readout": type(self).__name__, **parameters}
 
@@ -73,26 +76,24 @@ class Generate(Readout):
     """The text that the model writes next, greedily.
 
     Args:
-        max_new_tokens: at most so many tokens.
+        new_tokens: at most so many tokens.
+
+    Example:
+        >>> from bathyscope.readouts import Generate
+        >>> Generate(20).spec()
+        {'readout': 'Generate', 'new_tokens': 20}
     """
 
-    max_new_tokens: int = 20
+    new_tokens: int = 20
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise UsageError(f"{self.max_new_tokens} new tokens were asked for", "at least 1", "--new-tokens 20")
-
-    @property
-    def new_tokens(self) -> int:  # type: ignore[override]
-        """As `max_new_tokens`."""
-        return self.max_new_tokens
+        if self.new_tokens < 1:
+            raise UsageError(f"{self.new_tokens} new tokens were asked for", "at least 1", "--new-tokens 20")
 
     @override
-    def read(
-        self, model: Model, prompts: Sequence[Tokens], writes: Sequence[Write], progress: Progress | None = None
-    ) -> tuple[Reading, ...]:
-        found = generate(model, prompts, max_new_tokens=self.max_new_tokens, writes=writes, progress=progress)
-        return tuple(Reading(one.text, one.ids, stopped=one.stopped) for one in found)
+    def read(self, model: Model, logits: Tensor, continuations: Sequence[Continuation]) -> tuple[Reading, ...]:
+        del model, logits
+        return tuple(Reading(one.text, one.ids, stopped=one.stopped) for one in continuations)
 
 
 @dataclass(frozen=True)
@@ -101,21 +102,22 @@ class NextToken(Readout):
 
     Args:
         k: how many.
+
+    Example:
+        >>> from bathyscope.readouts import NextToken
+        >>> NextToken(5).spec()
+        {'readout': 'NextToken', 'k': 5}
     """
 
     k: int = 10
-
-    new_tokens = 1
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UsageError(f"k={self.k} was given", "at least 1", "--top 10")
 
     @override
-    def read(
-        self, model: Model, prompts: Sequence[Tokens], writes: Sequence[Write], progress: Progress | None = None
-    ) -> tuple[Reading, ...]:
-        logits = next_logits(model, prompts, writes=writes, progress=progress)
+    def read(self, model: Model, logits: Tensor, continuations: Sequence[Continuation]) -> tuple[Reading, ...]:
+        del continuations
         best = torch.softmax(logits.float(), -1).topk(min(self.k, logits.shape[-1]))
         readings = []
         for ids, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True):

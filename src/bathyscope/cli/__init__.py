@@ -44,11 +44,16 @@ def _print_version(wanted: bool) -> None:
 def root(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+        bool,
+        typer.Option(
+            "--version", metavar="", callback=_print_version, is_eager=True, help="Print the version and stop."
+        ),
     ] = False,
     debug: Annotated[
         bool,
-        typer.Option("--debug", callback=remember_debug, help="If something fails, print the traceback as well."),
+        typer.Option(
+            "--debug", metavar="", callback=remember_debug, help="If something fails, print the traceback as well."
+        ),
     ] = False,
 ) -> None:
     """Show what a language model holds inside, layer by layer, in the model's own words.

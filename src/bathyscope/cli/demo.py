@@ -76,8 +76,8 @@ def _print(model: "Model", results: "Sequence[PatchscopeResult]", console: Conso
     inspection = results[0].provenance["spec"]["target"]["prompt"]
     console.print(Text("What does each layer of a language model hold?", "bold"))
     console.print(
-        f"\n{model.name} reads a name. After each of its {model.n_layers} layers, the vector at the name's last "
-        "token is written over the x that ends another prompt, at the same layer:\n"
+        f"\n{terminal.clean(model.name)} reads a name. After each of its {model.n_layers} layers, the vector at the "
+        "name's last token is written over the x that ends another prompt, at the same layer:\n"
     )
     console.print(Padding(Text(inspection, "italic"), (0, 0, 0, 2), expand=False))
     console.print("\nWhat the model writes next is what that layer holds of the name, in the model's own words.")
@@ -93,7 +93,9 @@ def _print(model: "Model", results: "Sequence[PatchscopeResult]", console: Conso
     table.add_row(Text("nothing written", "bold"), "", terminal.cell(control))
     console.print(table)
     console.print(
-        Text("A text that begins with a comma says nothing of the name: the model goes on with its list.", "dim")
+        Text(
+            "Text that begins with a comma or full stop is not about the name: the model goes on with its list.", "dim"
+        )
     )
     console.print(Text("Layers count from 0; the embedding, before them, is layer -1.", "dim"))
 

@@ -21,6 +21,8 @@ OTHERS = (
 def command(*, as_json: options.AsJson = False, debug: options.Debug = False) -> None:
     """List the models that can be used: the embedded one, and the supported families.
 
+    Nothing is downloaded.
+
     Examples:
       bathyscope models
       bathyscope models --json

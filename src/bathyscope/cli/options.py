@@ -100,6 +100,7 @@ Chat = Annotated[
     bool | None,
     typer.Option(
         "--chat/--no-chat",
+        metavar="",
         show_default="--chat for selfie only",
         help="Put the prompt to a chat model as a user's message, such as --prompt entity-description --chat.",
         rich_help_panel=WRITE,
@@ -150,6 +151,7 @@ NextToken = Annotated[
     bool,
     typer.Option(
         "--next-token",
+        metavar="",
         help="Instead of a text, show the likeliest next tokens and their probabilities.",
         rich_help_panel=SHOW,
     ),
@@ -220,7 +222,10 @@ Attention = Annotated[
 AsJson = Annotated[
     bool,
     typer.Option(
-        "--json", help="Print one JSON object instead of a table, for another program.", rich_help_panel=OUTPUT
+        "--json",
+        metavar="",
+        help="Print one JSON object instead of a table, for another program.",
+        rich_help_panel=OUTPUT,
     ),
 ]
 Out = Annotated[
@@ -235,6 +240,7 @@ Debug = Annotated[
     bool,
     typer.Option(
         "--debug",
+        metavar="",
         callback=remember_debug,
         help="If something fails, print the traceback as well.",
         rich_help_panel=OUTPUT,

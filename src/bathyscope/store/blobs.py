@@ -62,7 +62,7 @@ class Blobs:
                 if not path.parent.exists():
                     path.parent.mkdir()
                     touched.add(self.folder)
-                os.replace(temporary, path)
+                temporary.replace(path)
                 touched.add(path.parent)
         for folder in touched:
             sync_folder(folder)

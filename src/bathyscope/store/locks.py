@@ -84,7 +84,7 @@ class FileLock:
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             # Its last holder may have deleted the file between the two lines above: that lock keeps nobody out.
-            if not os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
+            if not os.path.samestat(os.fstat(descriptor), self.path.stat()):
                 raise FileNotFoundError
         except (BlockingIOError, FileNotFoundError):
             os.close(descriptor)

@@ -91,14 +91,12 @@ class CheckReport:
     """What `Store.check` found.
 
     Args:
-        sound: whether the database's own structure is whole; if not, it is rescued when it is next opened.
         n_runs, n_cells, n_blobs: what is stored and whole.
         n_quarantined: rows that this check set aside, because they or their blobs were damaged.
         n_in_quarantine: rows set aside since the store was made.
         n_orphans: blobs that no cell refers to, which this check removed.
     """
 
-    sound: bool
     n_runs: int
     n_cells: int
     n_blobs: int

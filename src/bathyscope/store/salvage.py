@@ -118,14 +118,11 @@ def _value(kind: int, raw: bytes) -> Any:
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
     value = 0
-    for place in range(9):
-        byte = data[at + place]
-        if place == 8:
-            return value << 8 | byte, at + 9
-        value = value << 7 | byte & 0x7F
-        if not byte & 0x80:
-            break
-    return value, at + place + 1
+    for place in range(at, at + 8):
+        value = value << 7 | data[place] & 0x7F
+        if not data[place] & 0x80:
+            return value, place + 1
+    return value << 8 | data[at + 8], at + 9
 
 
 def _integer(raw: bytes) -> int:

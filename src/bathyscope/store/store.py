@@ -6,10 +6,9 @@ computation, never a wrong number.
 """
 
 import json
-import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,19 +17,16 @@ from typing import Any, Self
 from bathyscope.errors import StorageError, UsageError
 from bathyscope.files import write_atomically
 from bathyscope.store.blobs import Blobs
-from bathyscope.store.canonical import canonical, checksum
-from bathyscope.store.database import Database, storage_errors
+from bathyscope.store.canonical import canonical, checksum, sha256
+from bathyscope.store.database import storage_errors
 from bathyscope.store.export import check_format, render
 from bathyscope.store.locks import FileLock
+from bathyscope.store.opening import open_database
 from bathyscope.store.records import CheckReport, Incident, Record, RunInfo
-from bathyscope.store.rescue import DamagedError, examine, prepare
-from bathyscope.store.rows import FaultyError, Row, StoredRun, cell_row, read_cell, read_run, run_id
+from bathyscope.store.rows import Row, StoredRun, cell_row, run_id
+from bathyscope.store.verified import AMONG, Verified
 
-logger = logging.getLogger(__name__)
-
-_OPENING_SECONDS = 60.0
 _CHUNK = 500
-_AMONG = "IN (SELECT value FROM json_each(?))"
 
 
 def data_dir() -> Path:
@@ -84,11 +80,11 @@ class Store:
         self.incidents: list[Incident] = []
         self._path = self.folder / "runs.sqlite"
         self._blobs = Blobs(self.folder / "blobs", self.folder / "quarantine")
-        self._known: dict[str, StoredRun] = {}
         with storage_errors(self._path):
             (self.folder / "leases").mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.folder / "store.lock")
-            self._database = self._open(durable)
+            self._database = open_database(self._path, self._blobs, self._lock, self.incidents, durable=durable)
+        self._verified = Verified(self._database, self._blobs, self.incidents)
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +119,7 @@ class Store:
             raise UsageError(f"{bad[0]!r} was given", "the key of a cell is 64 hex digits", "cell_key(spec)")
         texts = canonical(spec), canonical(plan), canonical(batches)
         run = run_id(kind, texts[0], texts[2])
-        if self._find(run) is None:
+        if self._verified.run(run) is None:
             columns = (run, kind, *texts, datetime.now(UTC).isoformat(timespec="seconds"))
             with self._database.writing() as connection:
                 marks = ", ".join("?" * (len(columns) + 1))
@@ -146,10 +142,7 @@ class Store:
 
     def runs(self) -> list[RunInfo]:
         """Return every run, the oldest first."""
-        with self._database.reading() as connection:
-            names = [name for (name,) in connection.execute("SELECT id FROM runs ORDER BY created, id")]
-        found = (self._find(name) for name in names)
-        return [self._info(run) for run in found if run is not None]
+        return [self._info(run) for run in self._all_runs()]
 
     def show(self, run: str) -> RunInfo:
         """Return what is known of a run.
@@ -192,19 +185,184 @@ class Store:
         rows = {record.key: cell_row(record) for record in records}
         if len(rows) < len(records) or not rows.keys() <= set(keys):
             raise UsageError(f"cells that are not in batch {batch} of run {run}, or twice", "each of its own once")
-        # Damaged ones are set aside before, so that they are stored anew.
-        known = {key: cell_row(record) for key, record in self.get(keys).items()}
+        self.get(keys)  # sets damaged ones aside, so that they are stored anew
         with storage_errors(self._path):
             staged = self._blobs.stage(record.tensors for record in records if record.tensors is not None)
         try:
             self._reached("staged")
             with self._database.writing() as connection:
-                self._check_commit(connection, run, keys, rows)
+                new = _new_rows(connection, run, keys, rows)
                 self._blobs.publish(staged)
                 self._reached("published")
-                new = [row for key, row in rows.items() if key not in known]
-                connection.executemany("INSERT OR IGNORE INTO cells VALUES (?, ?, ?, ?, ?)", new)
+                connection.executemany("INSERT INTO cells VALUES (?, ?, ?, ?, ?)", new)
                 self._reached("inserted")
             self._reached("committed")
         finally:
             self._blobs.discard(staged)
+
+    def get(self, keys: Iterable[str]) -> dict[str, Record]:
+        """Return stored cells by their keys; one that is not stored is left out.
+
+        Every row and blob is compared with its checksum. A damaged one is set aside, is told as an incident and is
+        missing from then on, so that `pending` names its batch again.
+        """
+        wanted = list(dict.fromkeys(keys))
+        found = self._verified.cells(wanted)
+        return {key: found[key] for key in wanted if key in found}
+
+    @contextmanager
+    def lease(self, run: str) -> Iterator[None]:
+        """Keep a run for oneself while computing it; the kernel gives it back if the process dies.
+
+        Raises:
+            StorageError: it is being computed already, by the process that is named.
+        """
+        lock = FileLock(self.folder / "leases" / f"{self._load(run).id}.lock")
+        with storage_errors(lock.path):
+            taken = lock.acquire(exclusive=True)
+        if not taken:
+            owner = lock.owner()
+            raise StorageError(
+                f"run {run} is being computed by " + (f"process {owner}" if owner else "another process"),
+                "one at a time can",
+                "the same command when that has ended",
+            )
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def export(self, run: str, path: str | Path, format: str | None = None) -> Path:
+        """Write a run's finished cells to a file: by key, without times and paths.
+
+        Two runs of one spec give the same bytes as json and csv, whenever and however often each was interrupted.
+
+        Args:
+            run: its id.
+            path: the file.
+            format: "json", "csv" or "parquet"; that of the file's ending unless said.
+
+        Raises:
+            UsageError: another format, or parquet without pyarrow.
+            StorageError: a cell is damaged, or the file cannot be written.
+        """
+        path = Path(path)
+        format = check_format(format or path.suffix.removeprefix("."))
+        stored = self._load(run)
+        keys = sorted(stored.keys)
+        done = self._stored(keys)
+        chunks = (keys[at : at + _CHUNK] for at in range(0, len(keys), _CHUNK))
+        cells = [
+            (record.key, record.spec, record.result, blob)
+            for chunk in chunks
+            for record, blob in self._with_blob_names(chunk)
+        ]
+        if damaged := len(done) - len(cells):
+            raise StorageError(
+                f"{damaged} cells of run {run} are damaged and were set aside",
+                "they are to be computed again first",
+                f"bathyscope runs resume {run}",
+            )
+        write_atomically(path, render(format, self._info(stored), cells))
+        return path
+
+    def delete(self, run: str) -> int:
+        """Delete a run, and those of its cells and blobs that no other run has.
+
+        Returns:
+            How many cells were deleted.
+
+        Raises:
+            StorageError: it is being computed.
+        """
+        with self.lease(run):
+            keys = self._load(run).keys
+            self._all_runs()  # sets damaged ones aside
+            with self._database.writing() as connection:
+                others = connection.execute("SELECT batches FROM runs WHERE id != ?", (run,))
+                shared = {key for (text,) in others for batch in json.loads(text) for key in batch}
+                doomed = json.dumps([key for key in keys if key not in shared])
+                query = f"SELECT DISTINCT blob FROM cells WHERE blob IS NOT NULL AND key {AMONG}"
+                blobs = [blob for (blob,) in connection.execute(query, (doomed,))]
+                count = connection.execute(f"DELETE FROM cells WHERE key {AMONG}", (doomed,)).rowcount
+                connection.execute("DELETE FROM runs WHERE id = ?", (run,))
+            # Only now: were they removed before the commit, a kill would leave cells without their blobs.
+            self._remove_unused(blobs)
+            (self.folder / "leases" / f"{run}.lock").unlink(missing_ok=True)
+        return count
+
+    def check(self) -> CheckReport:
+        """Read and compare everything; set aside what is damaged, remove blobs that no cell refers to.
+
+        Raises:
+            StorageError: the database's own structure is damaged; what can be read is kept at the next opening.
+        """
+        counts = self._verified.check()
+        orphans = self._remove_unused(self._blobs.names())
+        with self._database.reading() as connection:
+            (total,) = connection.execute("SELECT count(*) FROM quarantine").fetchone()
+        return CheckReport(
+            n_runs=counts["runs"],
+            n_cells=counts["cells"],
+            n_blobs=sum(1 for _ in self._blobs.names()),
+            n_quarantined=counts["set aside"],
+            n_in_quarantine=total,
+            n_orphans=orphans,
+        )
+
+    def _all_runs(self) -> list[StoredRun]:
+        with self._database.reading() as connection:
+            names = [name for (name,) in connection.execute("SELECT id FROM runs ORDER BY created, id")]
+        found = (self._verified.run(name) for name in names)
+        return [run for run in found if run is not None]
+
+    def _load(self, run: str) -> StoredRun:
+        stored = self._verified.run(run)
+        if stored is None:
+            raise UsageError(f"there is no run {run!r} in {self.folder}", "", "bathyscope runs list")
+        return stored
+
+    def _batch(self, run: str, batch: int) -> tuple[str, ...]:
+        batches = self._load(run).batches
+        if not 0 <= batch < len(batches):
+            raise UsageError(f"batch {batch} was given", f"run {run} has batches 0 to {len(batches) - 1}")
+        return batches[batch]
+
+    def _info(self, run: StoredRun) -> RunInfo:
+        n_done = len(self._stored(run.keys))
+        return RunInfo(run.id, run.kind, run.created, run.spec, run.plan, len(run.batches), len(run.keys), n_done)
+
+    def _stored(self, keys: Sequence[str]) -> set[str]:
+        with self._database.reading() as connection:
+            query = f"SELECT key FROM cells WHERE key {AMONG}"
+            return {key for (key,) in connection.execute(query, (json.dumps(keys),))}
+
+    def _with_blob_names(self, keys: Sequence[str]) -> Iterator[tuple[Record, str | None]]:
+        for record in self.get(keys).values():
+            yield record, None if record.tensors is None else sha256(record.tensors)
+
+    def _remove_unused(self, names: Iterable[str]) -> int:
+        with self._database.writing() as connection:
+            used = {name for (name,) in connection.execute("SELECT blob FROM cells WHERE blob IS NOT NULL")}
+            return self._blobs.remove([name for name in names if name not in used])
+
+    def _reached(self, step: str) -> None:
+        """Do nothing: a step of `commit` at which the tests kill the process."""
+
+
+def _new_rows(connection: sqlite3.Connection, run: str, keys: Sequence[str], rows: Mapping[str, Row]) -> list[Row]:
+    if not connection.execute("SELECT 1 FROM runs WHERE id = ?", (run,)).fetchone():
+        raise StorageError(f"run {run} was deleted meanwhile", "nothing of the batch is stored")
+    known = {row[0]: row for row in connection.execute(f"SELECT * FROM cells WHERE key {AMONG}", (json.dumps(keys),))}
+    if lacking := [key for key in keys if key not in known and key not in rows]:
+        raise UsageError(f"{len(lacking)} cells of the batch are lacking, {lacking[0]} first", "it is stored whole")
+    if other := [key for key in known if key in rows and rows[key] != known[key]]:
+        raise StorageError(
+            f"cell {other[0]} is stored with another result",
+            "the same cell has the same result: something that it depends on is not in its spec",
+        )
+    return [row for key, row in rows.items() if key not in known]
+
+
+def _is_key(key: str) -> bool:
+    return len(key) == 64 and not set(key) - set("0123456789abcdef")

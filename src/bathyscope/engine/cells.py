@@ -1,0 +1,116 @@
+"""Cells: one measurement each, as data that can be planned, keyed and stored.
+
+A cell is read, map, write, read out. Knows no model: prompts are tokens, values come from reads.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from bathyscope.interventions import Write
+from bathyscope.mappings import Identity
+from bathyscope.mappings import Mapping as RepresentationMapping
+from bathyscope.model import Model, Tokens
+from bathyscope.readouts import Readout
+from bathyscope.sites import Site
+
+VERSION = 1
+"""Version of what a cell means; it is in every key, so that a change of meaning finds no old result."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A representation: (S, i, l) of the source model.
+
+    Args:
+        prompt: S.
+        site: where it is read.
+        position: i, a token index from 0.
+    """
+
+    prompt: Tokens
+    site: Site
+    position: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement.
+
+    Args:
+        target: the target prompt.
+        readout: what is taken from its run.
+        source: the representation that is written, or None for a run without it (a control).
+        site: where it is written.
+        positions: at which token indices of the target prompt, from 0.
+        mapping: what happens to it on the way.
+        also: other interventions in force in the same run; their rows are not used.
+    """
+
+    target: Tokens
+    readout: Readout
+    source: Read | None = None
+    site: Site | None = None
+    positions: tuple[int, ...] = ()
+    mapping: RepresentationMapping = Identity()
+    also: tuple[Write, ...] = ()
+
+    def spec(self) -> dict[str, Any]:
+        """What is measured, as JSON values: equal specs on equal models give equal results."""
+        source = self.source
+        return {
+            "version": VERSION,
+            "source": source
+            and {"ids": list(source.prompt.ids), "site": str(source.site), "position": source.position},
+            "target": {"ids": list(self.target.ids), "site": self.site and str(self.site), "positions": self.positions},
+            "also": [_write_spec(write, len(self.target)) for write in self.also],
+            "decoding": "greedy",
+            **self.mapping.spec(),
+            **self.readout.spec(),
+        }
+
+
+def cell_key(cell: Cell, source: Model, target: Model) -> str:
+    """SHA-256, as 64 hex digits, of a cell's spec and the two models: weights, dtype, attention, device kind.
+
+    Example:
+        >>> import bathyscope
+        >>> from bathyscope.engine import Cell, cell_key
+        >>> from bathyscope.readouts import Generate
+        >>> model = bathyscope.load()
+        >>> len(cell_key(Cell(model.tokenize("hello"), Generate(3)), model, model))
+        64
+    """
+    return sha256(canonical(stored_spec(cell, source, target)).encode()).hexdigest()
+
+
+def stored_spec(cell: Cell, source: Model, target: Model) -> dict[str, Any]:
+    """A cell's spec with what identifies the models."""
+    return {**cell.spec(), "models": [_identity(source) if cell.source else None, _identity(target)]}
+
+
+def canonical(spec: Mapping[str, Any]) -> str:
+    """JSON that is equal exactly where the values are."""
+    return json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _identity(model: Model) -> dict[str, str]:
+    return {
+        "fingerprint": model.fingerprint,
+        "dtype": str(model.dtype),
+        "attention": model.attention,
+        "device": model.device.type,
+    }
+
+
+def _write_spec(write: Write, n_tokens: int) -> dict[str, Any]:
+    position = write.position
+    positions = range(n_tokens) if position is None else (position,) if isinstance(position, int) else position
+    return {
+        "site": str(write.site),
+        "positions": [index % n_tokens for index in positions],
+        "when": write.when,
+        "intervention": write.intervention.fingerprint(),
+    }

@@ -1,0 +1,290 @@
+"""Execution: a plan carried out, as events while it happens.
+
+The clean target runs once; each batch starts from its keys, values and residual stream. A batch that
+does not fit into memory is run in halves; the plan's partition stays what it was.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from bathyscope import kv
+from bathyscope.batches import Batch
+from bathyscope.bypass import Sleepers
+from bathyscope.engine.cells import Cell, Read
+from bathyscope.engine.plan import Plan, PlannedBatch
+from bathyscope.errors import BathyscopeError
+from bathyscope.forward import Activations, capture
+from bathyscope.generation import Progress, continuation, decode
+from bathyscope.hooks import Hooks
+from bathyscope.interventions import Write
+from bathyscope.model import Model, Tokens
+from bathyscope.readouts import Reading
+from bathyscope.sites import Site
+
+
+class Cancelled(BathyscopeError):
+    """Somebody asked to stop; what was finished before is kept."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True)
+class FirstToken:
+    """A cell's prompt has been read, and its first token is known."""
+
+    cell: int
+    text: str
+
+
+@dataclass(frozen=True)
+class TextGrew:
+    """A cell's text so far."""
+
+    cell: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All cells of a batch are finished.
+
+    Args:
+        batch: index of the batch.
+        readings: for each of its cells, in the order of `PlannedBatch.cells`.
+        representations: what was read at the source of each, or None for a control.
+    """
+
+    batch: int
+    readings: tuple[Reading, ...]
+    representations: tuple[Tensor | None, ...]
+
+
+Event = FirstToken | TextGrew | Finished
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What all cells of a plan gave, in the cells' order.
+
+    Args:
+        readings: one a cell.
+        representations: what was read at each cell's source, None for a control.
+    """
+
+    readings: tuple[Reading, ...]
+    representations: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class _Clean:
+    """A target prompt run once, untouched: where every row of it starts from."""
+
+    tokens: Tokens
+    residuals: dict[int, Tensor]
+    cache: kv.Cache
+    tuples: bool
+
+
+def execute(
+    plan: Plan,
+    source: Model,
+    target: Model,
+    *,
+    batches: Sequence[int] | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Carry out a plan, or some of its batches.
+
+    Args:
+        plan: the plan.
+        source, target: the models that it was made for.
+        batches: indices of the batches to run; all unless said.
+        cancelled: asked at every decoding step; true ends the execution.
+
+    Yields:
+        Events; the last of each batch is its `Finished`.
+
+    Raises:
+        Cancelled: after `cancelled` said so.
+
+    Example:
+        >>> import bathyscope
+        >>> from bathyscope.engine import Cell, Finished, execute, plan
+        >>> from bathyscope.readouts import Generate
+        >>> model = bathyscope.load()
+        >>> planned = plan([Cell(model.tokenize("The capital of France is"), Generate(2))], model, model)
+        >>> [event.readings[0].text for event in execute(planned, model, model) if isinstance(event, Finished)]
+        [' Paris.']
+    """
+    wanted = list(range(len(plan.batches)) if batches is None else batches)
+    representations = _read_sources(plan, source, wanted)
+    clean: _Clean | None = None
+    for index in wanted:
+        batch = plan.batches[index]
+        tokens = plan.cells[batch.cells[0]].target
+        if clean is None or clean.tokens.ids != tokens.ids:
+            clean = _run_clean(target, tokens, _residual_layers(plan, tokens))
+        readings: list[Reading] = []
+        for part in _run(plan, batch, representations, target, clean, cancelled):
+            if isinstance(part, list):
+                readings += part
+            else:
+                yield part
+        read = tuple(representations.get(plan.cells[cell].source) for cell in batch.cells)
+        yield Finished(index, tuple(readings), read)
+
+
+def collect(plan: Plan, source: Model, target: Model, *, progress: Progress | None = None) -> Collected:
+    """Carry out a whole plan and gather what it gives.
+
+    Args:
+        plan: the plan.
+        source, target: the two models.
+        progress: called with the tokens that are there and those there may be.
+
+    Example:
+        >>> import bathyscope
+        >>> from bathyscope.engine import Cell, collect, plan
+        >>> from bathyscope.readouts import NextToken
+        >>> model = bathyscope.load()
+        >>> planned = plan([Cell(model.tokenize("The capital of France is"), NextToken(1))], model, model)
+        >>> collect(planned, model, model).readings[0].text
+        ' Paris'
+    """
+    readings: dict[int, Reading] = {}
+    representations: dict[int, Tensor | None] = {}
+    n_tokens = sum(max(1, cell.readout.new_tokens) for cell in plan.cells)
+    done = 0
+    for event in execute(plan, source, target):
+        if isinstance(event, Finished):
+            cells = plan.batches[event.batch].cells
+            readings |= zip(cells, event.readings, strict=True)
+            representations |= zip(cells, event.representations, strict=True)
+            done = sum(max(1, plan.cells[cell].readout.new_tokens) for cell in readings)
+        else:
+            done += 1
+        if progress is not None:
+            progress(min(done, n_tokens), n_tokens)
+    order = range(len(plan.cells))
+    return Collected(tuple(readings[cell] for cell in order), tuple(representations[cell] for cell in order))
+
+
+def _read_sources(plan: Plan, model: Model, batches: Sequence[int]) -> dict[Read | None, Tensor]:
+    """Every representation that the batches need, each prompt run once."""
+    reads = {plan.cells[cell].source for index in batches for cell in plan.batches[index].cells}
+    by_prompt: dict[tuple[int, ...], list[Read]] = {}
+    for read in reads:
+        if read is not None:
+            by_prompt.setdefault(read.prompt.ids, []).append(read)
+    found: dict[Read | None, Tensor] = {}
+    for wanted in by_prompt.values():
+        activations: Activations = capture(model, wanted[0].prompt, sorted({read.site for read in wanted}, key=str))
+        found |= {read: activations[read.site][0][read.position].clone() for read in wanted}
+    return found
+
+
+def _residual_layers(plan: Plan, tokens: Tokens) -> set[int]:
+    """The blocks that rows of a target prompt wake behind."""
+    return {
+        wake - 1
+        for batch in plan.batches
+        if plan.cells[batch.cells[0]].target.ids == tokens.ids
+        for wake in batch.wake
+        if wake
+    }
+
+
+def _run_clean(model: Model, tokens: Tokens, layers: set[int]) -> _Clean:
+    cache = kv.prefix_cache()
+    batch = Batch(model, [tokens], cache=cache)
+    sites = {layer: Site("resid_post", layer) for layer in sorted(layers)}
+    with torch.no_grad(), Hooks(model, batch.window, reads=list(sites.values())) as hooks:
+        batch.last()
+    hooks.check()
+    residuals = {layer: hooks.activations(site)[0] for layer, site in sites.items()}
+    return _Clean(tokens, residuals, cache, any(hooks.in_tuple(site) for site in sites.values()))
+
+
+def _run(
+    plan: Plan,
+    batch: PlannedBatch,
+    representations: dict[Read | None, Tensor],
+    model: Model,
+    clean: _Clean,
+    cancelled: Callable[[], bool],
+) -> Iterator[FirstToken | TextGrew | list[Reading]]:
+    """Events of a batch, with lists of readings that together are its cells' in order."""
+    cells = [plan.cells[index] for index in batch.cells]
+    try:
+        started, logits = _prefill(cells, batch, representations, model, clean)
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+        if len(cells) == 1 or not _out_of_memory(error):
+            raise
+        middle = len(cells) // 2
+        for half in (slice(None, middle), slice(middle, None)):
+            smaller = replace(batch, cells=batch.cells[half], wake=batch.wake[half])
+            yield from _run(plan, smaller, representations, model, clean, cancelled)
+        return
+    readout = cells[0].readout
+    if not readout.new_tokens:
+        readings = readout.read(model, logits, ())
+        for index, reading in zip(batch.cells, readings, strict=True):
+            yield FirstToken(index, reading.text)
+        yield list(readings)
+        return
+    later = [write for write in _writes(cells, representations) if write.when != "prompt"]
+    written: list[list[int]] = []
+    for written in decode(started, logits.argmax(-1), readout.new_tokens, later):
+        if cancelled():
+            raise Cancelled("the run was stopped", "what was finished before is kept", "bathyscope runs resume")
+        event = FirstToken if max(map(len, written)) == 1 else TextGrew
+        for index, ids in zip(batch.cells, written, strict=True):
+            yield event(index, model.decode(ids))
+    yield list(readout.read(model, logits, [continuation(model, ids) for ids in written]))
+
+
+def _prefill(
+    cells: Sequence[Cell],
+    batch: PlannedBatch,
+    representations: dict[Read | None, Tensor],
+    model: Model,
+    clean: _Clean,
+) -> tuple[Batch, Tensor]:
+    """Read the prompt from the batch's first column on, each row from the block that it wakes at."""
+    n_tokens, readout = len(clean.tokens), cells[0].readout
+    capacity = n_tokens + readout.new_tokens
+    during = [write for write in _writes(cells, representations) if write.when != "generated"]
+    with torch.no_grad():
+        cache = kv.rows_cache(model.n_layers, len(cells), capacity, known=clean.cache, start=batch.start)
+        rows = Batch(model, [clean.tokens] * len(cells), batch.start, cache)
+        residuals = {layer: whole[batch.start :] for layer, whole in clean.residuals.items()}
+        with (
+            Sleepers(model, batch.wake, residuals, tuples=clean.tuples),
+            Hooks(model, rows.window, writes=during) as hooks,
+        ):
+            hidden = rows.last()
+        kv.set_length(cache, n_tokens)
+        logits = model.decide(hidden)
+    hooks.check()
+    return rows, logits
+
+
+def _writes(cells: Sequence[Cell], representations: dict[Read | None, Tensor]) -> list[Write]:
+    """The writes of a batch, by row."""
+    found = []
+    for row, cell in enumerate(cells):
+        found += [replace(write, row=row) for write in cell.also]
+        if cell.source is not None and cell.site is not None:
+            value = cell.mapping.intervention(representations[cell.source], cell.source.site, cell.site)
+            found.append(Write(cell.site, value, cell.positions, row))
+    return found
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # The allocator of CPU tensors raises a plain RuntimeError.
+    return "allocate memory" in str(error) or "not enough memory" in str(error)

@@ -1,0 +1,60 @@
+"""Opening a store: who is alone creates, repairs and clears up; who is not shares."""
+
+from pathlib import Path
+
+from bathyscope.errors import StorageError
+from bathyscope.store.blobs import Blobs
+from bathyscope.store.database import Database
+from bathyscope.store.locks import FileLock
+from bathyscope.store.records import Incident
+from bathyscope.store.rescue import DamagedError, examine, prepare
+from bathyscope.store.verified import tell
+
+OPENING_SECONDS = 60.0
+
+
+def open_database(path: Path, blobs: Blobs, lock: FileLock, incidents: list[Incident], *, durable: bool) -> Database:
+    """Open the database, and hold the lock in common with all who have it open.
+
+    Args:
+        path: the database file, which need not exist.
+        blobs: those beside it, cleared of temporary files.
+        lock: the store's own; it is held when this returns.
+        incidents: is added to when something is repaired.
+        durable: see `Store`.
+
+    Raises:
+        StorageError: it is damaged and in use, another program's or a newer version's.
+    """
+    alone = lock.acquire(exclusive=True)
+    if alone:
+        try:
+            _clear_up(path, blobs, incidents)
+        finally:
+            lock.release()
+    if not lock.acquire(exclusive=False, patience=OPENING_SECONDS):
+        raise StorageError(
+            f"{path} is being repaired by process {lock.owner()}", "", "the same command when that has ended"
+        )
+    try:
+        if not alone:
+            examine(path)
+        return Database(path, durable=durable)
+    except DamagedError as damage:
+        lock.release()
+        raise StorageError(
+            f"{path} is damaged ({damage}), and another process is using it",
+            "what can be read of it is kept when it is opened by one alone",
+            "the same command when the others have ended",
+        ) from damage
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _clear_up(path: Path, blobs: Blobs, incidents: list[Incident]) -> None:
+    for incident in prepare(path):
+        tell(incidents, incident)
+    if count := blobs.remove_leftovers():
+        message = f"{count} temporary files of a killed process were removed from {blobs.folder}"
+        tell(incidents, Incident("leftovers", count, message))
