@@ -5,7 +5,7 @@ A cell is read, map, write, read out. Knows no model: prompts are tokens, values
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -54,7 +54,7 @@ class Cell:
     source: Read | None = None
     site: Site | None = None
     positions: tuple[int, ...] = ()
-    mapping: RepresentationMapping = Identity()
+    mapping: RepresentationMapping = field(default_factory=Identity)
     also: tuple[Write, ...] = ()
 
     def spec(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from bathyscope.readouts import Reading
 from bathyscope.sites import Site
 
 
-class Cancelled(BathyscopeError):
+class CancelledError(BathyscopeError):
     """Somebody asked to stop; what was finished before is kept."""
 
     exit_code = 130
@@ -100,7 +100,8 @@ def execute(
 
     Args:
         plan: the plan.
-        source, target: the models that it was made for.
+        source: the model that representations are read from.
+        target: the model that they are written to.
         batches: indices of the batches to run; all unless said.
         cancelled: asked at every decoding step; true ends the execution.
 
@@ -108,7 +109,7 @@ def execute(
         Events; the last of each batch is its `Finished`.
 
     Raises:
-        Cancelled: after `cancelled` said so.
+        CancelledError: after `cancelled` said so.
 
     Example:
         >>> import bathyscope
@@ -142,7 +143,8 @@ def collect(plan: Plan, source: Model, target: Model, *, progress: Progress | No
 
     Args:
         plan: the plan.
-        source, target: the two models.
+        source: the model that representations are read from.
+        target: the model that they are written to.
         progress: called with the tokens that are there and those there may be.
 
     Example:
@@ -230,16 +232,13 @@ def _run(
         return
     readout = cells[0].readout
     if not readout.new_tokens:
-        readings = readout.read(model, logits, ())
-        for index, reading in zip(batch.cells, readings, strict=True):
-            yield FirstToken(index, reading.text)
-        yield list(readings)
+        yield list(readout.read(model, logits, ()))
         return
     later = [write for write in _writes(cells, representations) if write.when != "prompt"]
     written: list[list[int]] = []
     for written in decode(started, logits.argmax(-1), readout.new_tokens, later):
         if cancelled():
-            raise Cancelled("the run was stopped", "what was finished before is kept", "bathyscope runs resume")
+            raise CancelledError("the run was stopped", "what was finished before is kept", "bathyscope runs resume")
         event = FirstToken if max(map(len, written)) == 1 else TextGrew
         for index, ids in zip(batch.cells, written, strict=True):
             yield event(index, model.decode(ids))

@@ -48,7 +48,7 @@ class Plan:
     Args:
         cells: the cells.
         batches: the partition.
-        naive_token_layers, token_layers: tokens times blocks that a loop over the cells would compute, and the plan does.
+        naive_token_layers, token_layers: tokens times blocks, of a loop over the cells and of this plan.
         source_passes, target_passes, batch_passes: how many passes of each kind there are.
         memory: bytes that the largest batch takes.
         notes: rewrites that are off, and why.
@@ -103,10 +103,9 @@ class Plan:
             f"  a loop over the cells   {self.naive_passes:>8,} passes {self.naive_token_layers:>12,} token-layers",
             f"  this plan               {self._passes():>8,} passes {self.token_layers:>12,} token-layers"
             f"   {saved:.1f} times fewer",
-            f"    source passes         {self.source_passes:>8,}  one for each distinct prompt, stopped at the last read",
-            f"    clean target passes   {self.target_passes:>8,}  one for each distinct prompt, shared by its cells",
-            f"    batch passes          {self.batch_passes:>8,}  rows start at the written column, and sleep below the "
-            "written layer",
+            f"    source passes         {self.source_passes:>8,}  each distinct prompt once, stopped at the last read",
+            f"    clean target passes   {self.target_passes:>8,}  each distinct prompt once, shared by its cells",
+            f"    batch passes          {self.batch_passes:>8,}  from the written column on, each row above its layer",
             f"  memory of the largest batch {self.memory / 2**20:,.0f} MB above the model",
         ]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
@@ -120,7 +119,8 @@ def plan(cells: Sequence[Cell], source: Model, target: Model, *, budget: int = M
 
     Args:
         cells: what to measure; all sources on one model, all targets on another (or the same).
-        source, target: the two models.
+        source: the model that representations are read from.
+        target: the model that they are written to.
         budget: bytes that one batch may take above the loaded model.
     """
     cells = tuple(cells)

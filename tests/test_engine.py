@@ -1,0 +1,263 @@
+"""Every rewrite of the planner against the plain run of each cell, on every family."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from bathyscope import capture, generate, run
+from bathyscope.engine import Cell, Finished, FirstToken, Read, TextGrew, cell_key, collect, execute, plan
+from bathyscope.engine.execute import CancelledError
+from bathyscope.errors import SiteError
+from bathyscope.interventions import Add, Noise, Replace, Scale, Write
+from bathyscope.mappings import Identity, NormMatch
+from bathyscope.mappings import Scale as ScaleMapping
+from bathyscope.model import Model
+from bathyscope.readouts import Generate, NextToken, Readout
+from bathyscope.sites import Site, residual_site
+from conftest import tiny_model
+from families import ALL, TinyFamily
+
+S = "The capital of France is Paris"
+T = "The cat of the keeper lives in x"
+
+
+@dataclass(frozen=True)
+class Logits(Readout):
+    """The logits themselves, to compare."""
+
+    def read(self, model, logits, continuations):
+        return tuple(logits)
+
+
+def sites_of(model: Model) -> list[Site]:
+    found = [residual_site(layer) for layer in range(-1, model.n_layers)]
+    for name in ("resid_pre", "resid_mid", "attn_out", "mlp_out", "q", "v", "z", "mlp_post"):
+        for layer in (0, 2):
+            try:
+                found.append(model.site(Site(name, layer)))
+            except SiteError:
+                continue
+    return found
+
+
+def cells_of(model: Model, readout: Readout, sites=None, positions=(0, 3, -1)) -> list[Cell]:
+    source, target = model.tokenize(S), model.tokenize(T)
+    cells = [
+        Cell(target, readout, Read(source, site, 2), site, (position % len(target),))
+        for site in sites or sites_of(model)
+        for position in positions
+    ]
+    return [*cells, Cell(target, readout)]
+
+
+def plain_writes(model: Model, cell: Cell) -> list[Write]:
+    writes = list(cell.also)
+    if cell.source is not None:
+        value = capture(model, cell.source.prompt, [cell.source.site])[cell.source.site][0][cell.source.position]
+        writes.append(Write(cell.site, cell.mapping.intervention(value, cell.source.site, cell.site), cell.positions))
+    return writes
+
+
+def assert_equals_plain(model: Model, cells: list[Cell], tolerance: float = 1e-4) -> None:
+    found = collect(plan(cells, model, model), model, model).readings
+    distinct = set()
+    for cell, logits in zip(cells, found, strict=True):
+        wanted = run(model, cell.target, writes=plain_writes(model, cell)).logits[0][-1]
+        assert (logits - wanted).abs().max() <= tolerance * max(1.0, float(wanted.abs().max())), cell
+        distinct.add(tuple(wanted[:4].tolist()))
+    assert len(distinct) > 0.4 * len(cells), "cells that all say the same prove nothing"
+
+
+def test_a_plan_gives_what_each_cell_gives_alone(model: Model):
+    assert_equals_plain(model, cells_of(model, Logits()))
+
+
+def test_generation_is_each_cells_own(model: Model):
+    cells = cells_of(model, Generate(6), [residual_site(layer) for layer in (-1, 0, 1, 3)], positions=(2, -1))
+    found = collect(plan(cells, model, model), model, model).readings
+    for cell, reading in zip(cells, found, strict=True):
+        wanted = generate(model, cell.target, writes=plain_writes(model, cell), max_new_tokens=6)[0]
+        assert reading.ids == wanted.ids
+        assert reading.text == wanted.text
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "falcon_rw", "opt"])
+def test_both_attentions(name: str, attention: str):
+    if attention == "sdpa" and not ALL[name].sdpa:
+        pytest.skip("transformers has no sdpa for it")
+    assert_equals_plain(tiny_model(name, attention), cells_of(tiny_model(name, attention), Logits()))
+
+
+def test_other_interventions_in_the_same_run(llama: Model):
+    noise = Write("embed", Noise(1.0, seed=3), (1, 2))
+    steer = Write("resid_post.2", Add(torch.ones(llama.d_model)), when="always")
+    cells = [replace(cell, also=(noise,)) for cell in cells_of(llama, Logits(), [Site("resid_post", 1)])]
+    cells += [replace(cells[0], also=(noise, Write("z.3", Scale(0.0)))), replace(cells[1], mapping=NormMatch())]
+    cells.append(replace(cells[2], mapping=ScaleMapping(-2.0)))
+    assert_equals_plain(llama, cells)
+    steered = [replace(cell, readout=Generate(5), also=(steer,)) for cell in cells[:2]]
+    found = collect(plan(steered, llama, llama), llama, llama).readings
+    for cell, reading in zip(steered, found, strict=True):
+        assert reading.ids == generate(llama, T, writes=plain_writes(llama, cell), max_new_tokens=5)[0].ids
+
+
+def test_several_targets_sources_and_readouts_keep_their_places(llama: Model, gpt2: Model):
+    target, other = gpt2.tokenize(T), gpt2.tokenize("The largest city in x")
+    cells = []
+    for text in (S, "hello cat"):
+        source = llama.tokenize(text)
+        for layer in (3, 0, 2):
+            for prompt in (other, target):
+                read = Read(source, Site("resid_post", layer), 1)
+                cells.append(Cell(prompt, Logits(), read, Site("resid_post", layer), (2,)))
+    found = collect(plan(cells, llama, gpt2), llama, gpt2)
+    for cell, logits, representation in zip(cells, found.readings, found.representations, strict=True):
+        value = capture(llama, cell.source.prompt, [cell.source.site])[cell.source.site][0][1]
+        assert torch.equal(representation, value)
+        wanted = run(gpt2, cell.target, writes=[Write(cell.site, Replace(value), 2)]).logits[0][-1]
+        assert torch.allclose(logits, wanted, atol=1e-4)
+
+
+def test_a_hooked_block_is_not_bypassed_and_the_plan_says_so():
+    model = tiny_model("llama")
+    cells = cells_of(model, Logits(), [Site("resid_post", layer) for layer in range(4)])
+    assert not plan(cells, model, model).notes
+    calls = []
+    handle = model.blocks[1].register_forward_hook(lambda *_: calls.append(1))
+    try:
+        planned = plan(cells, model, model)
+        assert set(planned.batches[0].wake) == {0}
+        assert "another hook" in planned.explain()
+        assert_equals_plain(model, cells)
+    finally:
+        handle.remove()
+    assert calls
+    assert not any("forward" in block.__dict__ for block in model.blocks)
+
+
+def test_what_a_plan_counts_is_what_the_model_computes(llama: Model):
+    cells = cells_of(llama, Logits(), [residual_site(layer) for layer in (-1, 1, 2)], positions=(3, -1))
+    planned = plan(cells, llama, llama)
+    counted = []
+    # Counted where tokens pass: inside the block, which a sleeping row never enters.
+    handles = [
+        block.self_attn.register_forward_pre_hook(
+            lambda _m, _a, kwargs: counted.append(kwargs["hidden_states"].shape[:2].numel()), with_kwargs=True
+        )
+        for block in llama.blocks
+    ]
+    collect(planned, llama, llama)
+    computed = sum(counted)
+    counted.clear()
+    for cell in cells:
+        if cell.source:
+            run(llama, cell.source.prompt)
+        run(llama, cell.target)
+    for handle in handles:
+        handle.remove()
+    assert planned.token_layers == pytest.approx(computed, rel=0.05)
+    assert planned.naive_token_layers == sum(counted)
+    assert planned.token_layers < 0.6 * planned.naive_token_layers
+
+
+def test_the_partition_depends_on_cells_and_budget_only(llama: Model):
+    cells = cells_of(llama, Generate(4))
+    whole = plan(cells, llama, llama)
+    assert plan(cells, llama, llama).batches == whole.batches
+    small = plan(cells, llama, llama, budget=whole.memory // 4)
+    assert len(small.batches) > len(whole.batches)
+    assert small.memory <= whole.memory // 4
+    for planned in (whole, small):
+        assert sorted(cell for batch in planned.batches for cell in batch.cells) == list(range(len(cells)))
+    assert [r.ids for r in collect(small, llama, llama).readings] == [
+        r.ids for r in collect(whole, llama, llama).readings
+    ]
+
+
+def test_a_batch_that_does_not_fit_runs_in_halves(llama: Model, monkeypatch: pytest.MonkeyPatch):
+    cells = cells_of(llama, Generate(3))
+    planned = plan(cells, llama, llama)
+    wanted = collect(planned, llama, llama).readings
+    decide, sizes = Model.decide, []
+
+    def short_of_memory(self, hidden):
+        sizes.append(len(hidden))
+        if len(hidden) > 10:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return decide(self, hidden)
+
+    monkeypatch.setattr(Model, "decide", short_of_memory)
+    assert collect(planned, llama, llama).readings == wanted
+    assert max(sizes) > 10 >= min(sizes)
+
+
+def test_events_come_while_it_happens_and_a_cancel_is_seen(llama: Model):
+    planned = plan(cells_of(llama, Generate(5), [Site("resid_post", 1)]), llama, llama)
+    events = list(execute(planned, llama, llama))
+    kinds = [type(event) for event in events]
+    n_cells = len(planned.cells)
+    assert kinds == [FirstToken] * n_cells + [TextGrew] * 4 * n_cells + [Finished]
+    texts = [event.text for event in events if not isinstance(event, Finished) and event.cell == 0]
+    assert all(len(later) >= len(earlier) for earlier, later in zip(texts, texts[1:], strict=False))
+    assert texts[-1] == events[-1].readings[planned.batches[0].cells.index(0)].text
+    seen = []
+    with pytest.raises(CancelledError):
+        for event in execute(planned, llama, llama, cancelled=lambda: len(seen) >= 2 * n_cells):
+            seen.append(event)
+    assert len(seen) < 3 * n_cells
+    assert not any(module._forward_hooks or "forward" in module.__dict__ for module in llama.hf.modules())
+
+
+def test_rows_that_have_ended_leave_and_the_rest_go_on():
+    model = tiny_model("llama")
+    cells = cells_of(model, Generate(12))
+    plain = collect(plan(cells, model, model), model, model).readings
+    token = plain[0].ids[3]
+    stopping = Model(model.hf, model.tokenizer, model.architecture, "stopping")
+    stopping.__dict__["stop_ids"] = frozenset({token})
+    found = collect(plan(cells, stopping, stopping), stopping, stopping).readings
+    for before, after in zip(plain, found, strict=True):
+        end = before.ids.index(token) if token in before.ids else len(before.ids)
+        assert after.ids == before.ids[:end]
+        assert after.stopped == (token in before.ids)
+    assert 0 < sum(reading.stopped for reading in found) < len(found)
+
+
+def test_a_key_tells_what_is_measured_and_nothing_else(llama: Model):
+    cell = cells_of(llama, Generate(3))[0]
+    twin = Model(ALL["llama"].build(), llama.tokenizer, llama.architecture, "another name")
+    key = cell_key(cell, llama, llama)
+    assert cell_key(cell, twin, twin) == key
+    other = Model(ALL["llama"].build(seed=1), llama.tokenizer, llama.architecture, llama.name)
+    changed = [
+        cell_key(cell, other, llama),
+        cell_key(cell, llama, other),
+        cell_key(replace(cell, positions=(1,)), llama, llama),
+        cell_key(replace(cell, readout=Generate(4)), llama, llama),
+        cell_key(replace(cell, readout=NextToken(3)), llama, llama),
+        cell_key(replace(cell, site=Site("resid_post", 1)), llama, llama),
+        cell_key(replace(cell, mapping=ScaleMapping(2.0)), llama, llama),
+        cell_key(replace(cell, also=(Write("embed", Noise(1.0)),)), llama, llama),
+        cell_key(replace(cell, also=(Write("embed", Noise(1.0, seed=1)),)), llama, llama),
+    ]
+    assert len({key, *changed}) == len(changed) + 1
+    assert cell_key(replace(cell, mapping=Identity()), llama, llama) == key
+
+
+def test_half_precision_decides_in_float32(family: TinyFamily):
+    if family.family not in ("llama", "gpt2", "cohere"):
+        pytest.skip("one of each kind of head")
+    model = Model(
+        family.build().to(torch.bfloat16),
+        tiny_model(family.name).tokenizer,
+        tiny_model(family.name).architecture,
+        "half",
+    )
+    hidden = torch.randn(64, model.d_model, generator=torch.Generator().manual_seed(0)).bfloat16()
+    exact = model._finish(torch.nn.functional.linear(hidden.float(), model._unembedding.weight.float()))
+    decided, rounded = model.decide(hidden), model._finish(model._unembedding(hidden))
+    assert decided.dtype == torch.float32
+    assert torch.equal(decided.argmax(-1), exact.argmax(-1))
+    assert (rounded.float() - exact).abs().max() > 10 * (decided.max(-1).values - exact.max(-1).values).abs().max()
