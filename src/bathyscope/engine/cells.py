@@ -3,12 +3,10 @@
 A cell is read, map, write, read out. Knows no model: prompts are tokens, values come from reads.
 """
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any
 
+from bathyscope import store
 from bathyscope.interventions import Write
 from bathyscope.mappings import Identity
 from bathyscope.mappings import Mapping as RepresentationMapping
@@ -64,7 +62,11 @@ class Cell:
             "version": VERSION,
             "source": source
             and {"ids": list(source.prompt.ids), "site": str(source.site), "position": source.position},
-            "target": {"ids": list(self.target.ids), "site": self.site and str(self.site), "positions": self.positions},
+            "target": {
+                "ids": list(self.target.ids),
+                "site": self.site and str(self.site),
+                "positions": list(self.positions),
+            },
             "also": [_write_spec(write, len(self.target)) for write in self.also],
             "decoding": "greedy",
             **self.mapping.spec(),
@@ -83,17 +85,12 @@ def cell_key(cell: Cell, source: Model, target: Model) -> str:
         >>> len(cell_key(Cell(model.tokenize("hello"), Generate(3)), model, model))
         64
     """
-    return sha256(canonical(stored_spec(cell, source, target)).encode()).hexdigest()
+    return store.cell_key(stored_spec(cell, source, target))
 
 
 def stored_spec(cell: Cell, source: Model, target: Model) -> dict[str, Any]:
     """A cell's spec with what identifies the models."""
     return {**cell.spec(), "models": [_identity(source) if cell.source else None, _identity(target)]}
-
-
-def canonical(spec: Mapping[str, Any]) -> str:
-    """JSON that is equal exactly where the values are."""
-    return json.dumps(spec, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _identity(model: Model) -> dict[str, str]:

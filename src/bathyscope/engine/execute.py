@@ -138,7 +138,14 @@ def execute(
         yield Finished(index, tuple(readings), read)
 
 
-def collect(plan: Plan, source: Model, target: Model, *, progress: Progress | None = None) -> Collected:
+def collect(
+    plan: Plan,
+    source: Model,
+    target: Model,
+    *,
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Collected:
     """Carry out a whole plan and gather what it gives.
 
     Args:
@@ -146,6 +153,7 @@ def collect(plan: Plan, source: Model, target: Model, *, progress: Progress | No
         source: the model that representations are read from.
         target: the model that they are written to.
         progress: called with the tokens that are there and those there may be.
+        cancelled: asked at every decoding step; true ends the execution.
 
     Example:
         >>> import bathyscope
@@ -160,7 +168,7 @@ def collect(plan: Plan, source: Model, target: Model, *, progress: Progress | No
     representations: dict[int, Tensor | None] = {}
     n_tokens = sum(max(1, cell.readout.new_tokens) for cell in plan.cells)
     done = 0
-    for event in execute(plan, source, target):
+    for event in execute(plan, source, target, cancelled=cancelled):
         if isinstance(event, Finished):
             cells = plan.batches[event.batch].cells
             readings |= zip(cells, event.readings, strict=True)

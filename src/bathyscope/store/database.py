@@ -2,10 +2,11 @@
 
 import errno
 import os
+import shutil
 import sqlite3
 import threading
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,16 @@ _OPEN: "weakref.WeakSet[Database]" = weakref.WeakSet()
 _INHERITED: list[sqlite3.Connection] = []
 
 
-def build(path: Path, rows: Iterable[list[Any]] = ()) -> dict[int, int]:
+def build(path: Path, rows: Iterable[Sequence[Any]] = ()) -> dict[int, int]:
     """Make a whole new database, on the disk for good.
 
     Args:
         path: where; nothing is there yet.
-        rows: cells and runs to put in, told apart by their number of columns; of two with one key the first.
+        rows: cells and runs to put in; of two with one key the first.
 
     Returns:
-        How many were put in, by number of columns.
+        How many were put in, by number of columns, as `insert` does.
     """
-    counts = {CELL_COLUMNS: 0, RUN_COLUMNS: 0}
     path.touch()
     connection = connect(path)
     try:
@@ -55,16 +55,27 @@ def build(path: Path, rows: Iterable[list[Any]] = ()) -> dict[int, int]:
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         for table in TABLES:
             connection.execute(table)
-        for row in rows:
-            table = "cells" if len(row) == CELL_COLUMNS else "runs"
-            marks = ", ".join("?" * len(row))
-            counts[len(row)] += connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row).rowcount
+        counts = insert(connection, rows)
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode=WAL")  # is written into the file and stays
     finally:
         connection.close()
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+    return counts
+
+
+def insert(connection: sqlite3.Connection, rows: Iterable[Sequence[Any]]) -> dict[int, int]:
+    """Put in the cells and runs that are not there, told apart by their number of columns.
+
+    Returns:
+        How many were put in, by number of columns.
+    """
+    counts = {CELL_COLUMNS: 0, RUN_COLUMNS: 0}
+    for row in rows:
+        table = "cells" if len(row) == CELL_COLUMNS else "runs"
+        marks = ", ".join("?" * len(row))
+        counts[len(row)] += connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row).rowcount
     return counts
 
 
@@ -146,7 +157,11 @@ def storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise _explained(path, _CAUSES.get(getattr(error, "sqlite_errorcode", 0) & 0xFF), error) from error
+        code = getattr(error, "sqlite_errorcode", 0)
+        # SQLite knows a full disk by one code; a used-up quota, a limit or a full disk at another moment have others.
+        unclear = code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
+        cause = "full" if unclear and _has_no_room(path) else _CAUSES.get(code, _CAUSES.get(code & 0xFF))
+        raise _explained(path, cause, error) from error
     except OSError as error:
         cause = "full" if error.errno in _FULL else "closed" if error.errno in _CLOSED else None
         raise _explained(path, cause, error) from error
@@ -156,6 +171,8 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _CAUSES = {
     sqlite3.SQLITE_FULL: "full",
+    sqlite3.SQLITE_IOERR_WRITE: "refused",
+    sqlite3.SQLITE_IOERR_SHMSIZE: "refused",
     sqlite3.SQLITE_READONLY: "closed",
     sqlite3.SQLITE_CANTOPEN: "closed",
     sqlite3.SQLITE_PERM: "closed",
@@ -166,10 +183,21 @@ _CAUSES = {
 }
 
 
+def _has_no_room(path: Path) -> bool:
+    with suppress(OSError):
+        return shutil.disk_usage(path.parent).free < 2**20
+    return False
+
+
 def _explained(path: Path, cause: str | None, error: Exception) -> StorageError:
     again = "the same command again: finished cells are kept"
     given, expected, remedy = {
         "full": (f"the disk of {path.parent} is full", "", f"free some space, then {again}"),
+        "refused": (
+            f"{path} cannot be written",
+            "the disk is full, or your share of it, or it fails",
+            f"free some space, then {again}",
+        ),
         "closed": (
             f"{path} cannot be opened for writing",
             "a folder of one's own was expected",

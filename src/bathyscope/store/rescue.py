@@ -23,6 +23,7 @@ from bathyscope.store.database import (
     TABLES,
     build,
     connect,
+    insert,
 )
 from bathyscope.store.records import Incident
 
@@ -73,22 +74,24 @@ def prepare(path: Path) -> list[Incident]:
         build(building)
         _put_in_place(building, path)
     try:
-        examine(path, frames)
+        return examine(path, frames)
     except DamagedError as damage:
         return [_rescue(path, frames, str(damage))]
-    return []
 
 
-def examine(path: Path, frames: bytes | None = None) -> None:
+def examine(path: Path, frames: bytes = b"") -> list[Incident]:
     """Look whether the file is a whole database of this version.
 
     Args:
         path: the file.
-        frames: the bytes of its write-ahead log, where no other process can be changing it; they are then
-            compared with what SQLite makes of the log, for it passes over damage there in silence.
+        frames: the bytes of its write-ahead log, where no other process can be changing it. SQLite passes over
+            what follows a damaged place there in silence; the rows are put back.
+
+    Returns:
+        What was wrong with the log, if anything was.
 
     Raises:
-        DamagedError: it is not whole.
+        DamagedError: the database is not whole.
         StorageError: it is another program's, or a newer version's.
     """
     header = _read_header(path)
@@ -98,18 +101,18 @@ def examine(path: Path, frames: bytes | None = None) -> None:
                 f"{path} belongs to another program", "a store of bathyscope was expected", "another folder"
             )
         raise DamagedError("its header is not that of a store")
-    if frames and not _is_log(frames):
-        raise DamagedError("the header of its write-ahead log is damaged")
     try:
         with closing(connect(path)) as connection:
-            _examine_content(path, connection, frames)
+            _, understood, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            _examine_content(path, connection)
+            return _catch_up(path, connection, frames, max(understood, 0))
     except sqlite3.DatabaseError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_DAMAGE:
             raise
         raise DamagedError(str(error)) from error
 
 
-def _examine_content(path: Path, connection: sqlite3.Connection, frames: bytes | None) -> None:
+def _examine_content(path: Path, connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     tables = {sql for (sql,) in connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
     if tables != set(TABLES) and version > SCHEMA_VERSION:
@@ -120,13 +123,22 @@ def _examine_content(path: Path, connection: sqlite3.Connection, frames: bytes |
         )
     if tables != set(TABLES) or version != SCHEMA_VERSION:
         raise DamagedError("its tables are not those of a store")
-    if frames:
-        _, understood, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if _commits_after(frames, understood):
-            raise DamagedError("its write-ahead log is damaged")
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise DamagedError(" ".join(str(verdict).split()))
+
+
+def _catch_up(path: Path, connection: sqlite3.Connection, frames: bytes, understood: int) -> list[Incident]:
+    """Put back the rows of whole transactions behind the place in the log where SQLite stopped reading."""
+    if not _stops_early(frames, understood):
+        return []
+    connection.execute("BEGIN IMMEDIATE")
+    counts = insert(connection, _whole_rows(path, frames, understood))
+    connection.execute("COMMIT")
+    # None is new when a disk was full in the middle of a commit, and the same rows were stored later.
+    if not any(counts.values()):
+        return []
+    return [_incident(path, "the write-ahead log of {} was damaged", counts, "")]
 
 
 def _rescue(path: Path, frames: bytes, damage: str) -> Incident:
@@ -141,21 +153,22 @@ def _rescue(path: Path, frames: bytes, damage: str) -> Incident:
     for ending in ("-wal", "-shm"):
         path.with_name(path.name + ending).unlink(missing_ok=True)
     _put_in_place(rescued, path)
+    return _incident(path, f"{{}} was damaged ({damage})", counts, f", and the damaged file is {aside.name}")
+
+
+def _incident(path: Path, what: str, counts: dict[int, int], more: str) -> Incident:
     cells, runs = counts[CELL_COLUMNS], counts[RUN_COLUMNS]
-    return Incident(
-        "rescued",
-        cells,
-        f"{path} was damaged ({damage}): {cells} cells and {runs} runs were read from it and kept; what else it "
-        f"held is computed again when asked for, and the damaged file is {aside.name}",
-    )
+    found = f"{cells} cells and {runs} runs were read from it and kept"
+    message = f"{what.format(path)}: {found}; what else it held is computed again when asked for{more}"
+    return Incident("rescued", cells, message)
 
 
-def _whole_rows(path: Path, frames: bytes) -> Iterator[list[Any]]:
+def _whole_rows(path: Path, frames: bytes, since: int | None = None) -> Iterator[list[Any]]:
     if path.exists() and path.stat().st_size:
         with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            yield from filter(_is_whole, salvage.rows(content, frames))
+            yield from filter(_is_whole, salvage.rows(content, frames, since))
     else:
-        yield from filter(_is_whole, salvage.rows(b"", frames))
+        yield from filter(_is_whole, salvage.rows(b"", frames, since))
 
 
 def _is_whole(row: list[Any]) -> bool:
@@ -196,23 +209,25 @@ def _is_foreign(path: Path) -> bool:
 # are not zero where a transaction is complete.
 
 
-def _is_log(frames: bytes) -> bool:
-    if len(frames) < 32:
-        return True  # killed before anything was in it
-    order = "big" if frames[3] & 1 else "little"
-    words = [int.from_bytes(frames[at : at + 4], order) for at in range(0, 24, 4)]
+def _stops_early(frames: bytes, understood: int) -> bool:
+    """Say whether a complete transaction of this log lies behind the last frame that SQLite took for whole.
+
+    A killed writer leaves frames behind the end as well, but no complete transaction.
+    """
+    if len(frames) <= 32:
+        return False
+    if not _is_whole_header(frames[:32]):
+        return True
+    size = 24 + salvage.PAGE
+    heads = [frames[at : at + 16] for at in range(32 + understood * size, len(frames) - size + 1, size)]
+    return any(head[8:] == frames[16:24] and any(head[4:8]) for head in heads)
+
+
+def _is_whole_header(header: bytes) -> bool:
+    order = "big" if header[3] & 1 else "little"
+    words = [int.from_bytes(header[at : at + 4], order) for at in range(0, 24, 4)]
     one = other = 0
     for left, right in zip(words[::2], words[1::2], strict=True):
         one = (one + left + other) & 0xFFFFFFFF
         other = (other + right + one) & 0xFFFFFFFF
-    return frames[24:32] == one.to_bytes(4, "big") + other.to_bytes(4, "big")
-
-
-def _commits_after(frames: bytes, understood: int) -> bool:
-    """Say whether a complete transaction of this log lies after the last frame that SQLite took for whole.
-
-    A killed writer leaves frames behind the end as well, but never a complete transaction.
-    """
-    size = 24 + salvage.PAGE
-    heads = [frames[at : at + 16] for at in range(32 + understood * size, len(frames) - size + 1, size)]
-    return any(head[8:] == frames[16:24] and any(head[4:8]) for head in heads)
+    return header[24:] == one.to_bytes(4, "big") + other.to_bytes(4, "big")

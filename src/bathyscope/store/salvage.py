@@ -16,12 +16,13 @@ _LOG_HEADER, _FRAME_HEADER = 32, 24
 _LEAF, _INNER = 0x0A, 0x02
 
 
-def rows(database: bytes | mmap, log: bytes = b"") -> Iterator[list[Any]]:
+def rows(database: bytes | mmap, log: bytes = b"", since: int | None = None) -> Iterator[list[Any]]:
     """Find everything in a database that has the form of a row of a table WITHOUT ROWID.
 
     Args:
         database: the bytes of the file.
         log: the bytes of its write-ahead log.
+        since: the number of a frame of the log, to look only from there on.
 
     Returns:
         One list of columns each: int, None, bytes, or text where bytes that are not UTF-8 are surrogates.
@@ -35,11 +36,11 @@ def rows(database: bytes | mmap, log: bytes = b"") -> Iterator[list[Any]]:
     def latest(number: int) -> bytes:
         return logged.get(number) or stored(number)
 
-    for number in range(1, -(-len(database) // PAGE) + 1):
+    for number in range(1, -(-len(database) // PAGE) + 1) if since is None else ():
         yield from _page_rows(number, stored(number), stored)
         if frames:  # a row of an old page may go on in a new one, and where the log is damaged it may not
             yield from _page_rows(number, stored(number), latest)
-    for number, page in frames:
+    for number, page in frames[since:]:
         yield from _page_rows(number, page, latest)
 
 

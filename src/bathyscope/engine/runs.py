@@ -1,0 +1,110 @@
+"""Runs: a plan carried out against a store, so that an interruption costs at most one batch.
+
+Only the batches that lack a cell are computed; each is stored whole before the next begins.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from safetensors.torch import load, save
+
+from bathyscope.engine.cells import stored_spec
+from bathyscope.engine.execute import CancelledError, Collected, Finished, execute
+from bathyscope.engine.plan import Plan
+from bathyscope.generation import Progress
+from bathyscope.model import Model
+from bathyscope.readouts import Candidate, Reading
+from bathyscope.store import Record, Store, cell_key
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """What a run in a store gave.
+
+    Args:
+        id: the run's id.
+        collected: what all its cells gave, now or earlier.
+        computed: how many cells were computed now.
+    """
+
+    id: str
+    collected: Collected
+    computed: int
+
+
+def run_stored(
+    plan: Plan,
+    source: Model,
+    target: Model,
+    store: Store,
+    *,
+    kind: str,
+    spec: Mapping[str, Any],
+    progress: Progress | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+    stopping: Callable[[], bool] = lambda: False,
+) -> StoredRun:
+    """Carry out what a store lacks of a plan.
+
+    Args:
+        plan: the plan; no two of its cells may be the same measurement.
+        source: the model that representations are read from.
+        target: the model that they are written to.
+        store: where cells are kept.
+        kind: the kind of result.
+        spec: what was asked, as JSON values; `bathyscope runs resume` reads it.
+        progress: called with the cells that are stored and all there are.
+        cancelled: asked at every decoding step; true leaves the batch unfinished.
+        stopping: asked after every batch; true ends the run with what is stored.
+
+    Raises:
+        CancelledError: after `cancelled` or `stopping` said so.
+        StorageError: the store failed, or another process is computing this run.
+    """
+    specs = [stored_spec(cell, source, target) for cell in plan.cells]
+    keys = [cell_key(one) for one in specs]
+    batches = [[keys[cell] for cell in batch.cells] for batch in plan.batches]
+    run = store.create_run(kind, spec, plan.to_dict(), batches)
+    computed = 0
+    with store.lease(run):
+        pending = store.pending(run)
+        done = len(keys) - sum(len(batches[batch]) for batch in pending)
+        for event in execute(plan, source, target, batches=pending, cancelled=cancelled):
+            if not isinstance(event, Finished):
+                continue
+            missing = set(store.missing(run, event.batch))
+            records = [
+                Record(keys[cell], specs[cell], asdict(reading), _bytes(representation))
+                for cell, reading, representation in zip(
+                    plan.batches[event.batch].cells, event.readings, event.representations, strict=True
+                )
+                if keys[cell] in missing
+            ]
+            store.commit(run, event.batch, records)
+            computed += len(records)
+            done += len(batches[event.batch])
+            if progress is not None:
+                progress(done, len(keys))
+            if stopping() and event.batch != pending[-1]:
+                raise CancelledError(
+                    f"the run was stopped with {done} of {len(keys)} cells stored", "", f"bathyscope runs resume {run}"
+                )
+    found = store.get(keys)
+    return StoredRun(run, _collected([found[key] for key in keys]), computed)
+
+
+def _collected(records: list[Record]) -> Collected:
+    return Collected(
+        tuple(_reading(record.result) for record in records),
+        tuple(None if record.tensors is None else load(record.tensors)["representation"] for record in records),
+    )
+
+
+def _reading(result: Mapping[str, Any]) -> Reading:
+    candidates = tuple(Candidate(**one) for one in result["candidates"])
+    return Reading(result["text"], tuple(result["ids"]), candidates, result["stopped"])
+
+
+def _bytes(representation: Any) -> bytes | None:
+    return None if representation is None else save({"representation": representation.contiguous()})
