@@ -1,13 +1,25 @@
 """Every rewrite of the planner against the plain run of each cell, on every family."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from bathyscope import capture, generate, run
-from bathyscope.engine import Cell, Finished, FirstToken, Read, TextGrew, cell_key, collect, execute, plan
-from bathyscope.engine.execute import CancelledError
+from bathyscope.engine import (
+    CancelledError,
+    Cell,
+    Finished,
+    FirstToken,
+    Read,
+    Stop,
+    TextGrew,
+    cell_key,
+    collect,
+    execute,
+    plan,
+)
 from bathyscope.errors import SiteError
 from bathyscope.interventions import Add, Noise, Replace, Scale, Write
 from bathyscope.mappings import Identity, NormMatch
@@ -200,13 +212,14 @@ def test_events_come_while_it_happens_and_a_cancel_is_seen(llama: Model):
     n_cells = len(planned.cells)
     assert kinds == [FirstToken] * n_cells + [TextGrew] * 4 * n_cells + [Finished]
     texts = [event.text for event in events if not isinstance(event, Finished) and event.cell == 0]
-    assert all(len(later) >= len(earlier) for earlier, later in zip(texts, texts[1:], strict=False))
+    assert all(len(later) >= len(earlier) for earlier, later in itertools.pairwise(texts))
     assert texts[-1] == events[-1].readings[planned.batches[0].cells.index(0)].text
-    seen = []
+    seen, stop = [], Stop()
     with pytest.raises(CancelledError):
-        for event in execute(planned, llama, llama, cancelled=lambda: len(seen) >= 2 * n_cells):
+        for event in execute(planned, llama, llama, stop=stop):
             seen.append(event)
-    assert len(seen) < 3 * n_cells
+            stop.now = len(seen) >= 2 * n_cells
+    assert len(seen) == 2 * n_cells
     assert not any(module._forward_hooks or "forward" in module.__dict__ for module in llama.hf.modules())
 
 

@@ -250,7 +250,10 @@ def test_a_write_that_cannot_be_is_refused_when_it_is_made(arguments: dict, said
     assert said in str(caught.value)
 
 
-@pytest.mark.xfail(reason="a position or an intervention of a wrong type is only met inside the run", raises=(TypeError, AttributeError))
+@pytest.mark.xfail(
+    reason="a position or an intervention of a wrong type is only met inside the run",
+    raises=(TypeError, AttributeError),
+)
 @pytest.mark.parametrize("arguments", [{"position": "last"}, {"intervention": 3.0}])
 def test_a_write_of_a_wrong_type_is_refused(llama: Model, arguments: dict):
     with pytest.raises(UsageError):

@@ -46,7 +46,9 @@ def refusal(*arguments, **options) -> ModelError:
 # What loads
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "opt", "bloom", "falcon_40b", "qwen3_moe", "phi3", "cohere"])
+@pytest.mark.parametrize(
+    "name", ["llama", "gpt2", "gemma2", "opt", "bloom", "falcon_40b", "qwen3_moe", "phi3", "cohere"]
+)
 def test_a_saved_model_is_the_same_model(name: str, tmp_path: Path):
     loaded = load(save_tiny(name, tmp_path / name), attention="eager")
     built = wrap(ALL[name].build(), tiny_tokenizer())
@@ -66,7 +68,11 @@ def test_weights_are_float32_whatever_the_checkpoint_holds(tmp_path: Path):
     tiny_tokenizer().save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     assert {weight.dtype for weight in load_file(tmp_path / "model.safetensors").values()} == {torch.bfloat16}
-    for options, wanted in (({}, "float32"), ({"dtype": "bfloat16"}, "bfloat16"), ({"dtype": torch.float64}, "float64")):
+    for options, wanted in (
+        ({}, "float32"),
+        ({"dtype": "bfloat16"}, "bfloat16"),
+        ({"dtype": torch.float64}, "float64"),
+    ):
         loaded = load(tmp_path, **options)
         assert loaded.provenance()["dtype"] == wanted
         assert {str(weight.dtype) for weight in loaded.hf.parameters()} == {f"torch.{wanted}"}
@@ -201,7 +207,10 @@ def test_pickled_weights_are_refused_and_not_opened(folder: Path, tmp_path: Path
 def test_a_checkpoints_own_code_is_not_run(folder: Path, tmp_path: Path):
     (folder / "modeling_mine.py").write_text(f"open({str(tmp_path / 'opened')!r}, 'w')\n")
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "modeling_mine.C", "AutoModelForCausalLM": "modeling_mine.M"}}
+    config |= {
+        "model_type": "mine",
+        "auto_map": {"AutoConfig": "modeling_mine.C", "AutoModelForCausalLM": "modeling_mine.M"},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     assert "my-model" in refusal(folder).given
     assert not (tmp_path / "opened").exists()
@@ -246,7 +255,9 @@ def test_tied_weights_are_not_missing(saved: Path):
 
 @pytest.mark.parametrize("dtype", ["float8", "int8", "fp16", ""])
 def test_an_unknown_dtype_is_refused_before_anything_is_loaded(dtype: str, asked: dict[str, dict]):
-    with pytest.raises(UsageError, match=f"dtype '{dtype}' was given; choose one of float32, float64, bfloat16, float16"):
+    with pytest.raises(
+        UsageError, match=f"dtype '{dtype}' was given; choose one of float32, float64, bfloat16, float16"
+    ):
         load("somebody/their-llama", dtype=dtype)
     assert asked == {}
 
@@ -279,7 +290,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_model_that_does_not_fit_its_familys_row_is_not_loaded(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_model_that_does_not_fit_its_familys_row_is_not_loaded(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     right = ROWS[ALL[name].family]
 
     def wrong(config):

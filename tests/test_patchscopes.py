@@ -22,7 +22,8 @@ from tokenizers_for_tests import BOS_ID, sentencepiece_like_tokenizer, tiny_toke
 
 SOURCE = "Diana, Princess of Wales"
 PROMPT = custom("The largest city in x")
-READ = Generate(5)
+N_NEW = 5
+READ = Generate(N_NEW)
 LAYERS = (-1, 0, 1, 2, 3)
 
 
@@ -33,7 +34,7 @@ def by_hand(cell: PatchscopeCell, model: Model, prompt=PROMPT, mapping=None, tar
     intervention = mapping.intervention(value, Site.parse(cell.source_site), Site.parse(cell.target_site))
     inspection = prepare(target, prompt)
     write = Write(Site.parse(cell.target_site), intervention, inspection.positions)
-    return generate(target, inspection.tokens, writes=[write], max_new_tokens=READ.max_new_tokens)[0]
+    return generate(target, inspection.tokens, writes=[write], max_new_tokens=N_NEW)[0]
 
 
 def texts(result: PatchscopeResult) -> set[tuple[int, ...]]:
@@ -85,25 +86,21 @@ def test_several_layers_in_the_order_given(llama: Model):
     ("position", "tokens"),
     [
         ("last", [" Wales"]),
-        ("all", ["D", "iana", ",", " Princess", " of", " Wales"]),
+        ("all", ["Diana", ",", " Princess", " of", " Wales"]),
         ("Princess", [" Princess"]),
         ("Princess of", [" of"]),
         (Span("Wales"), [" Wales"]),
-        (0, ["D"]),
+        (0, ["Diana"]),
         (-2, [" of"]),
-        ((4, 0), [" of", "D"]),
+        ((3, 0), [" of", "Diana"]),
     ],
 )
 def test_positions_by_number_by_text_and_several(llama: Model, position, tokens: list[str]):
     result = patchscope(Source(llama, SOURCE, position, 1), Target(prompt=PROMPT), readout=READ)
-    every = llama.tokenize(SOURCE)
-    joined = "".join(tokens)
-    assert "".join(cell.source_token for cell in result.cells).endswith(joined[-4:])
+    assert [cell.source_token for cell in result.cells] == tokens
     for cell in result.cells:
-        assert cell.source_token == every.texts[cell.source_position]
+        assert cell.source_token == llama.tokenize(SOURCE).texts[cell.source_position]
         assert cell.ids == by_hand(cell, llama).ids
-    if position != "all":
-        assert [cell.source_token for cell in result.cells] == tokens or "D" in tokens
 
 
 @pytest.mark.parametrize("component", ["resid_pre", "resid_mid", "attn_out", "mlp_out", "z", "mlp_post", "v"])
@@ -123,7 +120,9 @@ def test_a_contribution_may_be_written_into_the_residual_stream(llama: Model):
     assert [cell.ids for cell in result.cells] == [by_hand(cell, llama).ids for cell in result.cells]
 
 
-@pytest.mark.xfail(reason="all, which is what stands there unless said, includes the embedding, where only resid_post is met")
+@pytest.mark.xfail(
+    reason="all, which is what stands there unless said, includes the embedding, where only resid_post is met"
+)
 def test_all_layers_of_another_component_are_all_blocks(llama: Model):
     result = patchscope(Source(llama, SOURCE, component="mlp_out"), Target(prompt=PROMPT), readout=READ)
     assert [cell.source_layer for cell in result.cells] == [0, 1, 2, 3]
@@ -176,7 +175,7 @@ def test_the_control_is_the_same_whatever_is_written(llama: Model):
     assert len(controls) == 1
 
 
-@pytest.mark.parametrize("mapping", [Scale(3.0), Scale(0.01), NormMatch()])
+@pytest.mark.parametrize("mapping", [Scale(3.0), Scale(0.5), NormMatch()])
 def test_a_final_norm_forgets_the_length_of_what_is_written_last(llama: Model, mapping):
     plain, mapped = (
         patchscope(Source(llama, SOURCE), Target(prompt=PROMPT, layer=3), mapping=f, readout=NextToken(20))
@@ -259,7 +258,9 @@ def test_the_likeliest_next_token_is_the_first_that_is_generated(model: Model):
     assert [cell.ids for cell in ranked.cells] == [cell.ids for cell in told.cells]
 
 
-@pytest.mark.parametrize(("readout", "remedy"), [(lambda: Generate(0), "--new-tokens 20"), (lambda: NextToken(0), "--top 10")])
+@pytest.mark.parametrize(
+    ("readout", "remedy"), [(lambda: Generate(0), "--new-tokens 20"), (lambda: NextToken(0), "--top 10")]
+)
 def test_a_readout_of_nothing_is_refused(readout, remedy: str):
     with pytest.raises(UsageError, match=remedy):
         readout()
@@ -319,7 +320,7 @@ def test_representations_are_what_was_read_before_the_mapping(model: Model):
 @pytest.mark.parametrize(
     ("mapping", "readout", "said"),
     [
-        (Identity(), Generate(3), {"mapping": "Identity", "readout": "Generate", "max_new_tokens": 3}),
+        (Identity(), Generate(3), {"mapping": "Identity", "readout": "Generate", "new_tokens": 3}),
         (Scale(2.0), NextToken(4), {"mapping": "Scale", "factor": 2.0, "readout": "NextToken", "k": 4}),
         (NormMatch(), Generate(3), {"mapping": "NormMatch"}),
     ],
@@ -329,7 +330,7 @@ def test_provenance_is_enough_to_do_it_again(llama: Model, mapping, readout, sai
     result = patchscope(Source(llama, SOURCE, layer="0-1"), Target(prompt=prompt), mapping=mapping, readout=readout)
     origin = json.loads(json.dumps(dict(result.provenance)))
     asked = origin["spec"]
-    assert said.items() <= asked.items()
+    assert {name: asked[name] for name in said} == said
     assert asked["decoding"] == "greedy"
     tokens = llama.tokenize(SOURCE)
     assert asked["source"] == {"prompt": SOURCE, "ids": list(tokens.ids), "tokens": list(tokens.texts)}
@@ -345,7 +346,9 @@ def test_provenance_is_enough_to_do_it_again(llama: Model, mapping, readout, sai
     for model in origin["models"]:
         assert {"model", "revision", "commit", "family", "dtype", "attention", "device"} <= set(model)
         assert (model["dtype"], model["attention"]) == ("float32", "eager")
-    assert {"bathyscope", "torch", "transformers", "tokenizers", "safetensors", "numpy", "python"} <= set(origin["versions"])
+    assert {"bathyscope", "torch", "transformers", "tokenizers", "safetensors", "numpy", "python"} <= set(
+        origin["versions"]
+    )
     assert all(origin["versions"].values())
     assert origin["created"].endswith("+00:00")
 
@@ -387,7 +390,6 @@ def test_progress_rises_to_its_end(llama: Model):
         ({"position": 6000}, {}, PositionError, "position 6000 does not exist"),
         ({"position": "Charles"}, {}, PositionError, "it is not there"),
         ({"prompt": ""}, {}, UsageError, "an empty prompt was given"),
-        ({"component": "pattern", "layer": 1}, {}, (SiteError, UsageError), "pattern"),
         ({"component": "residual", "layer": 1}, {}, SiteError, "no site is called 'residual'"),
         ({"component": "final_norm", "layer": 1}, {}, SiteError, "it has no layer"),
         ({}, {"layer": 4}, SiteError, "layer 4 does not exist"),

@@ -209,7 +209,9 @@ def test_a_chat_prompt_begins_once_and_is_written_in_the_users_message(bos: Mode
 
 
 @pytest.mark.parametrize("word", ["user", "s"])
-@pytest.mark.xfail(reason="the first place in the whole chat text is taken for the message", raises=(AssertionError, PositionError))
+@pytest.mark.xfail(
+    reason="the first place in the whole chat text is taken for the message", raises=(AssertionError, PositionError)
+)
 def test_words_of_the_template_are_not_taken_for_the_message(bos: Model, word: str):
     inspection = prepare(bos, custom(word, word, chat=True))
     start = inspection.tokens.text.index(": ") + 2
@@ -227,7 +229,9 @@ def test_a_placeholder_in_the_reply_is_not_written(bos: Model):
     prompt = InspectionPrompt("say x", "x", every=True, chat=True, reply="x is")
     inspection = prepare(bos, prompt)
     assert len(inspection.positions) == 1
-    assert inspection.tokens.text[inspection.tokens.offsets[inspection.positions[0]][1] :].startswith("\nassistant:x is")
+    assert inspection.tokens.text[inspection.tokens.offsets[inspection.positions[0]][1] :].startswith(
+        "\nassistant:x is"
+    )
 
 
 def test_a_chat_prompt_needs_a_template(llama: Model):
@@ -255,7 +259,9 @@ def test_a_placeholder_of_many_bytes_is_written_at_each_of_its_tokens(reader: Mo
     assert list(inspection.positions) == inside
 
 
-@pytest.mark.parametrize(("text", "placeholder"), [("The largest city here", "cit"), ("x:Country", "Count"), ("the seas", "ea")])
+@pytest.mark.parametrize(
+    ("text", "placeholder"), [("The largest city here", "cit"), ("x:Country", "Count"), ("the seas", "ea")]
+)
 def test_a_placeholder_that_shares_a_token_is_refused_with_the_tokens(llama: Model, text: str, placeholder: str):
     with pytest.raises(PositionError) as caught:
         prepare(llama, custom(text, placeholder))
@@ -278,7 +284,9 @@ def test_the_last_placeholder_is_written_or_every_one(reader: Model):
 
 @pytest.mark.parametrize("placeholder", ["", "y", "X"])
 def test_a_placeholder_that_is_not_there_is_refused_when_the_prompt_is_made(placeholder: str):
-    with pytest.raises(UsageError, match=rf"the placeholder '{placeholder}' is not in the target prompt 'tell me of x'"):
+    with pytest.raises(
+        UsageError, match=rf"the placeholder '{placeholder}' is not in the target prompt 'tell me of x'"
+    ):
         custom("tell me of x", placeholder)
 
 
@@ -321,7 +329,9 @@ def test_an_empty_prompt_is_refused(llama: Model, prompt):
         llama.tokenize(prompt)
 
 
-@pytest.mark.parametrize("ids", [[512], [3, 10**9], pytest.param([-1], marks=pytest.mark.xfail(reason="OverflowError"))])
+@pytest.mark.parametrize(
+    "ids", [[512], [3, 10**9], pytest.param([-1], marks=pytest.mark.xfail(reason="OverflowError"))]
+)
 def test_ids_that_the_model_does_not_have_are_refused(llama: Model, ids: list[int]):
     with pytest.raises(UsageError, match="this model has ids 0 to 511"):
         llama.tokenize(ids)

@@ -238,7 +238,9 @@ def test_a_full_disk_leaves_the_earlier_file_as_it_was(told, ranked, tmp_path: P
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("bathyscope.files.os.fsync", full)
-    with pytest.raises(StorageError, match=r"a\.safetensors could not be written \(No space left.* bytes of room") as caught:
+    with pytest.raises(
+        StorageError, match=r"a\.safetensors could not be written \(No space left.* bytes of room"
+    ) as caught:
         ranked.save(path)
     assert caught.value.exit_code == 1
     assert {one: one.read_bytes() for one in tmp_path.iterdir()} == before
@@ -289,7 +291,15 @@ def test_hostile_text_is_shown_and_does_nothing(hostile: PatchscopeResult, whole
     page = Page(text)
     harmless = {"html", "head", "meta", "title", "body", "div", "style", "h2", "dl", "dt", "dd"}
     assert set(page.tags) <= harmless | {"table", "thead", "tbody", "tr", "th", "td"}
-    assert {name for name, _ in page.attributes} <= {"class", "scope", "lang", "charset", "http-equiv", "content", "name"}
+    assert {name for name, _ in page.attributes} <= {
+        "class",
+        "scope",
+        "lang",
+        "charset",
+        "http-equiv",
+        "content",
+        "name",
+    }
     assert page.comments == []
     assert page.tags.count("style") == 1
     for said in (*(cell.text for cell in hostile.cells), hostile.unpatched):

@@ -181,7 +181,9 @@ def test_layers_that_run_backwards_are_turned_round_in_the_remedy():
 
 @pytest.mark.parametrize("layer", [-2, 12, 400])
 def test_a_layer_that_does_not_exist_is_refused_with_those_that_do(layer: int):
-    with pytest.raises(SiteError, match=rf"layer {layer} does not exist; this model has layers -1 .* 0 to 11") as caught:
+    with pytest.raises(
+        SiteError, match=rf"layer {layer} does not exist; this model has layers -1 .* 0 to 11"
+    ) as caught:
         check_layer(layer, 12)
     assert parse_layers(caught.value.remedy, 12) == tuple(range(12))
 

@@ -316,7 +316,17 @@ def test_the_readmes_tree_is_the_tree():
 
 
 def texts_of_the_project() -> Iterator[Path]:
-    for pattern in ("*.md", "*.toml", "*.txt", "Makefile", ".ci/*", "docs/*", "bench/*", "src/**/*.py", "tests/**/*.py"):
+    for pattern in (
+        "*.md",
+        "*.toml",
+        "*.txt",
+        "Makefile",
+        ".ci/*",
+        "docs/*",
+        "bench/*",
+        "src/**/*.py",
+        "tests/**/*.py",
+    ):
         yield from (path for path in ROOT.glob(pattern) if path.is_file() and path.suffix not in (".png",))
 
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from bathyscope.interventions import Intervention, Write
     from bathyscope.loading import load, wrap
     from bathyscope.model import Model
-    from bathyscope.patchscopes import PatchscopeCell, PatchscopeResult, Source, Target, patchscope, plan_patchscope
+    from bathyscope.patchscope_result import PatchscopeCell, PatchscopeResult
+    from bathyscope.patchscopes import Source, Target, patchscope, plan_patchscope
     from bathyscope.results import Result
     from bathyscope.sites import Site
     from bathyscope.store import Store
@@ -29,7 +30,8 @@ _WHERE = {
     "interventions": ("Intervention", "Write"),
     "loading": ("load", "wrap"),
     "model": ("Model",),
-    "patchscopes": ("PatchscopeCell", "PatchscopeResult", "Source", "Target", "patchscope", "plan_patchscope"),
+    "patchscope_result": ("PatchscopeCell", "PatchscopeResult"),
+    "patchscopes": ("Source", "Target", "patchscope", "plan_patchscope"),
     "store": ("Store",),
     "results": ("Result",),
     "sites": ("Site",),

@@ -110,7 +110,7 @@ def _writes(model: Model) -> Iterator[Check]:
             continue
         value = run(model, tokens, reads=[site]).activations[site][0][middle]
         same = run(model, tokens, writes=[Write(site, Replace(value), middle)])
-        added = run(model, tokens, writes=[Write(site, Add(torch.randn_like(value) * value.abs().mean() * 10), middle)])
+        added = run(model, tokens, writes=[Write(site, Add(_noise(value)), middle)])
         kept = _gap(same.logits[0], plain.logits[0])
         earlier = _gap(added.logits[0][:middle], plain.logits[0][:middle])
         changed = _gap(added.logits[0][middle:], plain.logits[0][middle:])
@@ -159,6 +159,12 @@ def _reason(model: Model, component: str) -> str:
     site = Site(component) if component in GLOBAL else Site(component, model.n_layers // 2)
     error = _refusal(model, site)
     return error.expected if error else ""
+
+
+def _noise(value: Tensor) -> Tensor:
+    """A change of ten times the activation's size, the same at every run."""
+    drawn = torch.randn(value.shape, generator=torch.Generator().manual_seed(0))
+    return drawn.to(value) * value.abs().mean() * 10
 
 
 def _gap(first: Tensor, second: Tensor) -> float:

@@ -67,12 +67,14 @@ def token_index(position: int, n_tokens: int) -> int:
     """
     if not -n_tokens <= position < n_tokens:
         raise PositionError(
-            f"position {position} does not exist", f"the prompt has {n_tokens} tokens, positions 0 to {n_tokens - 1}"
+            f"position {position} does not exist",
+            f"the prompt has {n_tokens} token{'s' * (n_tokens > 1)}, positions 0 to {n_tokens - 1}",
+            "last",
         )
     return position % n_tokens
 
 
-class EnoughRead(Exception):  # noqa: N818  # it is not an error
+class EnoughRead(Exception):
     """All reads have happened, and the pass need not go on."""
 
 

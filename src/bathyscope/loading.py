@@ -100,6 +100,11 @@ def _open(
     # transformers takes seconds to import, and a wrong option should be answered before that.
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    if folder.startswith((".", "/", "~")) and not Path(folder).expanduser().is_dir():
+        raise ModelError(
+            f"there is no folder {shown!r}", "a local folder or a Hugging Face id is needed", "bathyscope models"
+        )
+    folder = str(Path(folder).expanduser()) if folder.startswith("~") else folder
     trusted: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(folder, **trusted)

@@ -5,23 +5,23 @@ position asked for. All cells of the target prompt run as one batch.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Self
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from bathyscope import pages, prompts
-from bathyscope.engine import Cell, Plan, Read, collect, plan, run_stored
+from bathyscope import prompts
+from bathyscope.engine import Cell, Plan, Read, Stop, collect, plan, run_stored
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
 from bathyscope.mappings import Identity
 from bathyscope.mappings import Mapping as RepresentationMapping
 from bathyscope.model import Model, Prompt, Tokens
+from bathyscope.patchscope_result import PatchscopeCell, PatchscopeResult
 from bathyscope.prompts import InspectionPrompt, Position
-from bathyscope.readouts import Candidate, Generate, Reading, Readout
-from bathyscope.results import Result, provenance
+from bathyscope.readouts import Generate, Reading, Readout
+from bathyscope.results import provenance
 from bathyscope.sites import EMBEDDING_LAYER, Site, check_layer, parse_layers, residual_site
 from bathyscope.store import Store
 
@@ -75,129 +75,6 @@ class Target:
     component: str = "resid_post"
 
 
-@dataclass(frozen=True)
-class PatchscopeCell:
-    """One representation and what the target model said of it.
-
-    Args:
-        source_site, source_layer, source_position, source_token: where it was read; layer -1 is the embedding.
-        target_site, target_layer, target_positions: where it was written.
-        text: what was read out.
-        ids: the token ids of the text.
-        candidates: the likeliest next tokens, where the readout ranks them.
-        stopped: whether the model ended the text itself.
-    """
-
-    source_site: str
-    source_layer: int
-    source_position: int
-    source_token: str
-    target_site: str
-    target_layer: int
-    target_positions: tuple[int, ...]
-    text: str
-    ids: tuple[int, ...]
-    candidates: tuple[Candidate, ...] = ()
-    stopped: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class PatchscopeResult(Result):
-    """What `patchscope` returns.
-
-    Args:
-        cells: one a representation and target layer, by source position, then source layer, then target layer.
-        unpatched: what the target prompt says when nothing is written: the control of every cell.
-        representations: the source's representations, (cells, width), before the mapping.
-        provenance: models, specification, token ids, versions.
-        plan: how it was computed (`engine.Plan.to_dict`).
-        timing: seconds without loading models, cells, how many of them were computed now, cells a second.
-        run: the id of the run in the store, if there is one.
-    """
-
-    kind: ClassVar[str] = "patchscope"
-
-    cells: tuple[PatchscopeCell, ...]
-    unpatched: str
-    representations: Tensor
-    provenance: Mapping[str, Any]
-    plan: Mapping[str, Any]
-    timing: Mapping[str, float]
-    run: str | None = None
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One record a cell, without the candidates' list."""
-        return [{name: value for name, value in asdict(cell).items() if name != "candidates"} for cell in self.cells]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The result as JSON values."""
-        return {
-            "kind": self.kind,
-            "cells": [asdict(cell) for cell in self.cells],
-            "unpatched": self.unpatched,
-            "provenance": dict(self.provenance),
-            "plan": dict(self.plan),
-            "timing": dict(self.timing),
-            "run": self.run,
-        }
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The source's representations."""
-        return {"representations": self.representations}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """The result that was saved."""
-        return cls(
-            tuple(_cell(record) for record in data["cells"]),
-            data["unpatched"],
-            tensors["representations"],
-            data["provenance"],
-            data["plan"],
-            data["timing"],
-            data["run"],
-        )
-
-    def at(self, *, layer: int, position: int | None = None, target_layer: int | None = None) -> PatchscopeCell:
-        """The cell of a source layer, and of a position and a target layer where there are several.
-
-        Raises:
-            UsageError: no cell, or more than one, is meant.
-        """
-        found = [
-            cell
-            for cell in self.cells
-            if cell.source_layer == layer
-            and position in (None, cell.source_position)
-            and target_layer in (None, cell.target_layer)
-        ]
-        if len(found) != 1:
-            raise UsageError(
-                f"{len(found)} cells have layer {layer}, position {position}, target layer {target_layer}", "one must"
-            )
-        return found[0]
-
-    def page(self) -> str:
-        """A grid: source layers down, the highest first; positions and target layers across."""
-        columns = list(dict.fromkeys(_column(cell) for cell in self.cells))
-        layers = sorted({cell.source_layer for cell in self.cells}, reverse=True)
-        texts = {(cell.source_layer, _column(cell)): cell.text for cell in self.cells}
-        asked = self.provenance["spec"]
-        return pages.grid(
-            heading="What each layer holds, in the model's own words",
-            facts={
-                "source": asked["source"]["prompt"],
-                "target": asked["target"]["prompt"],
-                "model": " to ".join(dict.fromkeys(model["model"] for model in self.provenance["models"])),
-                "mapping": asked["mapping"],
-                "nothing written": self.unpatched,
-            },
-            corner="layer",
-            columns=columns,
-            rows={_layer_name(layer): [texts.get((layer, column), "") for column in columns] for layer in layers},
-        )
-
-
 def plan_patchscope(
     source: Source,
     target: Target | None = None,
@@ -227,8 +104,7 @@ def patchscope(
     readout: Readout | None = None,
     store: Store | None = None,
     progress: Progress | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-    stopping: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> PatchscopeResult:
     """Let a model say in words what its own, or another model's, representations hold.
 
@@ -239,15 +115,14 @@ def patchscope(
         readout: what is taken from the target run; `Generate` of 20 tokens unless said.
         store: where finished cells are kept: what it holds already is not computed again.
         progress: called with what is done and what there is to do.
-        cancelled: asked at every decoding step; true ends the run there.
-        stopping: with a store, asked after every batch; true ends the run with all that is stored.
+        stop: looked at at every decoding step and after every batch.
 
     Returns:
         One cell for each representation and target layer.
 
     Raises:
         UsageError: a prompt, layer, position, site or width that does not exist or does not fit.
-        CancelledError: after `cancelled` or `stopping` said so.
+        CancelledError: `stop` said so.
 
     Example:
         >>> import bathyscope
@@ -261,7 +136,7 @@ def patchscope(
     began = time.perf_counter()
     if store is None:
         found, computed, run = (
-            collect(asked.plan, *models, progress=progress, cancelled=cancelled),
+            collect(asked.plan, *models, progress=progress, stop=stop),
             len(asked.cells),
             None,
         )
@@ -273,8 +148,7 @@ def patchscope(
             kind=PatchscopeResult.kind,
             spec=asked.spec(),
             progress=progress,
-            cancelled=cancelled,
-            stopping=stopping,
+            stop=stop,
         )
         found, computed, run = stored.collected, stored.computed, stored.id
     seconds = time.perf_counter() - began
@@ -283,7 +157,7 @@ def patchscope(
         cells=cells,
         unpatched=found.readings[-1].text,
         representations=torch.stack([one for one in found.representations if one is not None]),
-        provenance=provenance([model.provenance() for model in models], **asked.spec()),
+        provenance=provenance([model.provenance() for model in models], asked.spec()),
         plan=asked.plan.to_dict(),
         timing={
             "seconds": round(seconds, 4),
@@ -421,18 +295,3 @@ def _site(model: Model, component: str, layer: int) -> Site:
     if layer == EMBEDDING_LAYER and component == "resid_post":
         return residual_site(layer)
     return model.site(Site(component, layer))
-
-
-def _column(cell: PatchscopeCell) -> str:
-    written = "" if cell.target_layer == cell.source_layer else f", written at {_layer_name(cell.target_layer)}"
-    return f"{cell.source_position} {cell.source_token!r}{written}"
-
-
-def _layer_name(layer: int) -> str:
-    return "embedding" if layer == EMBEDDING_LAYER else str(layer)
-
-
-def _cell(record: Mapping[str, Any]) -> PatchscopeCell:
-    lists = {name: tuple(record[name]) for name in ("target_positions", "ids")}
-    candidates = tuple(Candidate(**one) for one in record["candidates"])
-    return PatchscopeCell(**{**record, **lists, "candidates": candidates})

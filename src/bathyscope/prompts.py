@@ -213,7 +213,7 @@ def _find(tokens: Tokens, span: Span) -> int:
         raise PositionError(
             f"position {span.text!r} was given and {count}",
             f"the tokens are {tokens.numbered()}",
-            f"an index, or Span({span.text!r}, occurrence=0)" if places else "last",
+            "more of the text around it, or its index" if places else "last, or an index",
         )
     first = places[which]
     return _tokens_of(tokens, first, first + len(span.text))[-1]
@@ -250,7 +250,7 @@ def _tokens_of(tokens: Tokens, first: int, last: int, *, exact: bool = False) ->
 
 def _in_chat(model: Model, prompt: InspectionPrompt) -> str:
     if not model.tokenizer.chat_template:
-        raise UsageError(f"{model.name} has no chat template", "a chat prompt needs one", "the prompt without --chat")
+        raise UsageError(f"{model.name} has no chat template", "a chat prompt needs one", "--no-chat")
     text = model.tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt.text}], tokenize=False, add_generation_prompt=True
     )

@@ -113,7 +113,7 @@ class NextToken(Readout):
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise UsageError(f"k={self.k} was given", "at least 1", "--top 10")
+            raise UsageError(f"the {self.k} likeliest tokens were asked for", "at least 1", "--top 10")
 
     @override
     def read(self, model: Model, logits: Tensor, continuations: Sequence[Continuation]) -> tuple[Reading, ...]:

@@ -151,7 +151,7 @@ class Result(ABC):
         return self.page()
 
 
-def provenance(models: Sequence[Mapping[str, Any]], **spec: Any) -> dict[str, Any]:
+def provenance(models: Sequence[Mapping[str, Any]], spec: Mapping[str, Any]) -> dict[str, Any]:
     """Where a result comes from: models, what was asked, versions, time.
 
     Args:
@@ -161,7 +161,7 @@ def provenance(models: Sequence[Mapping[str, Any]], **spec: Any) -> dict[str, An
     packages = ("bathyscope", "torch", "transformers", "tokenizers", "safetensors", "numpy")
     return {
         "models": [dict(model) for model in models],
-        "spec": spec,
+        "spec": dict(spec),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
         "platform": platform.platform(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -157,6 +157,7 @@ def parse_layers(text: str | int, n_layers: int) -> tuple[int, ...]:
             first, last = int(match[1]), int(match[2] or match[1])
             if last < first:
                 raise SiteError(f"layers {part!r} run backwards", "write the lower layer first", f"{last}-{first}")
+            check_layer(last, n_layers)  # before a range of any length is written out
             layers += range(first, last + 1)
         else:
             raise SiteError(f"{text!r} is not a choice of layers", "write all, embed, 3, 3,7 or 0-10", "all")

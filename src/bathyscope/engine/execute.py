@@ -4,7 +4,7 @@ The clean target runs once; each batch starts from its keys, values and residual
 does not fit into memory is run in halves; the plan's partition stays what it was.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +23,19 @@ from bathyscope.interventions import Write
 from bathyscope.model import Model, Tokens
 from bathyscope.readouts import Reading
 from bathyscope.sites import Site
+
+
+@dataclass
+class Stop:
+    """How to stop what is running: set from a signal handler, another thread, or between two events.
+
+    Args:
+        now: leave at the next decoding step; the batch is lost.
+        soon: leave when the batch is finished (and stored, where there is a store).
+    """
+
+    now: bool = False
+    soon: bool = False
 
 
 class CancelledError(BathyscopeError):
@@ -94,7 +107,7 @@ def execute(
     target: Model,
     *,
     batches: Sequence[int] | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> Iterator[Event]:
     """Carry out a plan, or some of its batches.
 
@@ -103,13 +116,13 @@ def execute(
         source: the model that representations are read from.
         target: the model that they are written to.
         batches: indices of the batches to run; all unless said.
-        cancelled: asked at every decoding step; true ends the execution.
+        stop: looked at at every decoding step and after every batch.
 
     Yields:
         Events; the last of each batch is its `Finished`.
 
     Raises:
-        CancelledError: after `cancelled` said so.
+        CancelledError: `stop` said so.
 
     Example:
         >>> import bathyscope
@@ -120,6 +133,7 @@ def execute(
         >>> [event.readings[0].text for event in execute(planned, model, model) if isinstance(event, Finished)]
         [' Paris.']
     """
+    stop = stop or Stop()
     wanted = list(range(len(plan.batches)) if batches is None else batches)
     representations = _read_sources(plan, source, wanted)
     clean: _Clean | None = None
@@ -129,13 +143,15 @@ def execute(
         if clean is None or clean.tokens.ids != tokens.ids:
             clean = _run_clean(target, tokens, _residual_layers(plan, tokens))
         readings: list[Reading] = []
-        for part in _run(plan, batch, representations, target, clean, cancelled):
+        for part in _run(plan, batch, representations, target, clean, stop):
             if isinstance(part, list):
                 readings += part
             else:
                 yield part
         read = tuple(representations.get(plan.cells[cell].source) for cell in batch.cells)
         yield Finished(index, tuple(readings), read)
+        if stop.soon and index != wanted[-1]:
+            raise CancelledError("the run was stopped after a batch", "its cells are kept where there is a store")
 
 
 def collect(
@@ -144,7 +160,7 @@ def collect(
     target: Model,
     *,
     progress: Progress | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> Collected:
     """Carry out a whole plan and gather what it gives.
 
@@ -153,7 +169,7 @@ def collect(
         source: the model that representations are read from.
         target: the model that they are written to.
         progress: called with the tokens that are there and those there may be.
-        cancelled: asked at every decoding step; true ends the execution.
+        stop: looked at at every decoding step and after every batch.
 
     Example:
         >>> import bathyscope
@@ -168,7 +184,7 @@ def collect(
     representations: dict[int, Tensor | None] = {}
     n_tokens = sum(max(1, cell.readout.new_tokens) for cell in plan.cells)
     done = 0
-    for event in execute(plan, source, target, cancelled=cancelled):
+    for event in execute(plan, source, target, stop=stop):
         if isinstance(event, Finished):
             cells = plan.batches[event.batch].cells
             readings |= zip(cells, event.readings, strict=True)
@@ -224,7 +240,7 @@ def _run(
     representations: dict[Read | None, Tensor],
     model: Model,
     clean: _Clean,
-    cancelled: Callable[[], bool],
+    stop: Stop,
 ) -> Iterator[FirstToken | TextGrew | list[Reading]]:
     """Events of a batch, with lists of readings that together are its cells' in order."""
     cells = [plan.cells[index] for index in batch.cells]
@@ -236,7 +252,7 @@ def _run(
         middle = len(cells) // 2
         for half in (slice(None, middle), slice(middle, None)):
             smaller = replace(batch, cells=batch.cells[half], wake=batch.wake[half])
-            yield from _run(plan, smaller, representations, model, clean, cancelled)
+            yield from _run(plan, smaller, representations, model, clean, stop)
         return
     readout = cells[0].readout
     if not readout.new_tokens:
@@ -245,8 +261,8 @@ def _run(
     later = [write for write in _writes(cells, representations) if write.when != "prompt"]
     written: list[list[int]] = []
     for written in decode(started, logits.argmax(-1), readout.new_tokens, later):
-        if cancelled():
-            raise CancelledError("the run was stopped", "what was finished before is kept", "bathyscope runs resume")
+        if stop.now:
+            raise CancelledError("the run was stopped", "batches that were finished are kept where there is a store")
         event = FirstToken if max(map(len, written)) == 1 else TextGrew
         for index, ids in zip(batch.cells, written, strict=True):
             yield event(index, model.decode(ids))

@@ -3,14 +3,14 @@
 Only the batches that lack a cell are computed; each is stored whole before the next begins.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from safetensors.torch import load, save
 
 from bathyscope.engine.cells import stored_spec
-from bathyscope.engine.execute import CancelledError, Collected, Finished, execute
+from bathyscope.engine.execute import Collected, Finished, Stop, execute
 from bathyscope.engine.plan import Plan
 from bathyscope.generation import Progress
 from bathyscope.model import Model
@@ -42,8 +42,7 @@ def run_stored(
     kind: str,
     spec: Mapping[str, Any],
     progress: Progress | None = None,
-    cancelled: Callable[[], bool] = lambda: False,
-    stopping: Callable[[], bool] = lambda: False,
+    stop: Stop | None = None,
 ) -> StoredRun:
     """Carry out what a store lacks of a plan.
 
@@ -55,11 +54,10 @@ def run_stored(
         kind: the kind of result.
         spec: what was asked, as JSON values; `bathyscope runs resume` reads it.
         progress: called with the cells that are stored and all there are.
-        cancelled: asked at every decoding step; true leaves the batch unfinished.
-        stopping: asked after every batch; true ends the run with what is stored.
+        stop: looked at at every decoding step and after every batch.
 
     Raises:
-        CancelledError: after `cancelled` or `stopping` said so.
+        CancelledError: `stop` said so; what is stored is kept, and the same call goes on from there.
         StorageError: the store failed, or another process is computing this run.
     """
     specs = [stored_spec(cell, source, target) for cell in plan.cells]
@@ -70,7 +68,7 @@ def run_stored(
     with store.lease(run):
         pending = store.pending(run)
         done = len(keys) - sum(len(batches[batch]) for batch in pending)
-        for event in execute(plan, source, target, batches=pending, cancelled=cancelled):
+        for event in execute(plan, source, target, batches=pending, stop=stop):
             if not isinstance(event, Finished):
                 continue
             missing = set(store.missing(run, event.batch))
@@ -86,10 +84,6 @@ def run_stored(
             done += len(batches[event.batch])
             if progress is not None:
                 progress(done, len(keys))
-            if stopping() and event.batch != pending[-1]:
-                raise CancelledError(
-                    f"the run was stopped with {done} of {len(keys)} cells stored", "", f"bathyscope runs resume {run}"
-                )
     found = store.get(keys)
     return StoredRun(run, _collected([found[key] for key in keys]), computed)
 

@@ -1,0 +1,151 @@
+"""What `patchscope` returns: its cells, their control, and the page that shows them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Self
+
+from torch import Tensor
+
+from bathyscope import pages
+from bathyscope.errors import UsageError
+from bathyscope.readouts import Candidate
+from bathyscope.results import Result
+from bathyscope.sites import EMBEDDING_LAYER
+
+
+@dataclass(frozen=True)
+class PatchscopeCell:
+    """One representation and what the target model said of it.
+
+    Args:
+        source_site, source_layer, source_position, source_token: where it was read; layer -1 is the embedding.
+        target_site, target_layer, target_positions: where it was written.
+        text: what was read out.
+        ids: the token ids of the text.
+        candidates: the likeliest next tokens, where the readout ranks them.
+        stopped: whether the model ended the text itself.
+    """
+
+    source_site: str
+    source_layer: int
+    source_position: int
+    source_token: str
+    target_site: str
+    target_layer: int
+    target_positions: tuple[int, ...]
+    text: str
+    ids: tuple[int, ...]
+    candidates: tuple[Candidate, ...] = ()
+    stopped: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class PatchscopeResult(Result):
+    """What `patchscope` returns.
+
+    Args:
+        cells: one a representation and target layer, by source position, then source layer, then target layer.
+        unpatched: what the target prompt says when nothing is written: the control of every cell.
+        representations: the source's representations, (cells, width), before the mapping.
+        provenance: models, specification, token ids, versions.
+        plan: how it was computed (`engine.Plan.to_dict`).
+        timing: seconds without loading models, cells, how many of them were computed now, cells a second.
+        run: the id of the run in the store, if there is one.
+    """
+
+    kind: ClassVar[str] = "patchscope"
+
+    cells: tuple[PatchscopeCell, ...]
+    unpatched: str
+    representations: Tensor
+    provenance: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    timing: Mapping[str, float]
+    run: str | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One record a cell, without the candidates' list."""
+        return [{name: value for name, value in asdict(cell).items() if name != "candidates"} for cell in self.cells]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return {
+            "kind": self.kind,
+            "cells": [asdict(cell) for cell in self.cells],
+            "unpatched": self.unpatched,
+            "provenance": dict(self.provenance),
+            "plan": dict(self.plan),
+            "timing": dict(self.timing),
+            "run": self.run,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The source's representations."""
+        return {"representations": self.representations}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The result that was saved."""
+        return cls(
+            tuple(_cell(record) for record in data["cells"]),
+            data["unpatched"],
+            tensors["representations"],
+            data["provenance"],
+            data["plan"],
+            data["timing"],
+            data["run"],
+        )
+
+    def at(self, *, layer: int, position: int | None = None, target_layer: int | None = None) -> PatchscopeCell:
+        """The cell of a source layer, and of a position and a target layer where there are several.
+
+        Raises:
+            UsageError: no cell, or more than one, is meant.
+        """
+        found = [
+            cell
+            for cell in self.cells
+            if cell.source_layer == layer
+            and position in (None, cell.source_position)
+            and target_layer in (None, cell.target_layer)
+        ]
+        if len(found) != 1:
+            raise UsageError(
+                f"{len(found)} cells have layer {layer}, position {position}, target layer {target_layer}", "one must"
+            )
+        return found[0]
+
+    def page(self) -> str:
+        """A grid: source layers down; positions and target layers across."""
+        columns = list(dict.fromkeys(_column(cell) for cell in self.cells))
+        layers = sorted({cell.source_layer for cell in self.cells})
+        texts = {(cell.source_layer, _column(cell)): cell.text for cell in self.cells}
+        asked = self.provenance["spec"]
+        return pages.grid(
+            heading="What each layer holds, in the model's own words",
+            facts={
+                "source": asked["source"]["prompt"],
+                "target": asked["target"]["prompt"],
+                "model": " to ".join(dict.fromkeys(model["model"] for model in self.provenance["models"])),
+                "mapping": asked["mapping"],
+                "nothing written": self.unpatched,
+            },
+            corner="layer",
+            columns=columns,
+            rows={_layer_name(layer): [texts.get((layer, column), "") for column in columns] for layer in layers},
+        )
+
+
+def _column(cell: PatchscopeCell) -> str:
+    written = "" if cell.target_layer == cell.source_layer else f", written at {_layer_name(cell.target_layer)}"
+    return f"{cell.source_position} {cell.source_token!r}{written}"
+
+
+def _layer_name(layer: int) -> str:
+    return "embedding" if layer == EMBEDDING_LAYER else str(layer)
+
+
+def _cell(record: Mapping[str, Any]) -> PatchscopeCell:
+    lists = {name: tuple(record[name]) for name in ("target_positions", "ids")}
+    candidates = tuple(Candidate(**one) for one in record["candidates"])
+    return PatchscopeCell(**{**record, **lists, "candidates": candidates})
