@@ -4,8 +4,9 @@ A mapping compiles to the intervention that writes it. Knows widths and sites, n
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 from typing_extensions import override
@@ -100,3 +101,19 @@ class NormMatch(Mapping):
     def intervention(self, representation: Tensor, source: Site, target: Site) -> Intervention:
         del source, target
         return Replace(representation, match_norm=True)
+
+
+MAPPINGS: Final[dict[str, type[Mapping]]] = {kind.__name__: kind for kind in (Identity, Scale, NormMatch)}
+"""The mappings by name, as `Mapping.spec` names them."""
+
+
+def mapping_of(spec: AnyMapping[str, Any]) -> Mapping:
+    """The mapping that a spec describes.
+
+    Raises:
+        UsageError: no mapping has that name.
+    """
+    kind = MAPPINGS.get(spec["mapping"])
+    if kind is None:
+        raise UsageError(f"no mapping is called {spec['mapping']!r}", f"mappings are {', '.join(MAPPINGS)}")
+    return kind(**{entry.name: spec[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]

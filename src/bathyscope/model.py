@@ -236,7 +236,7 @@ class Model:
             if path is not None:
                 module = self.hf.get_submodule(path)
                 residual = module(residual.to(next(module.parameters()).device))
-        return self._finish(self._unembedding(residual.to(self._unembedding.weight.device)))
+        return self._finish(self.unembedding(residual.to(self.unembedding.weight.device)))
 
     def decide(self, hidden: Tensor) -> Tensor:
         """Logits that a choice is made from, float32 where the weights are coarser, (rows, d_vocab).
@@ -247,7 +247,7 @@ class Model:
         Args:
             hidden: what the unembedding is given, (rows, width).
         """
-        unembedding = self._unembedding
+        unembedding = self.unembedding
         logits = unembedding(hidden)
         if logits.dtype in (torch.bfloat16, torch.float16):
             best = logits.topk(min(REFINED, logits.shape[-1])).indices
@@ -281,7 +281,8 @@ class Model:
         }
 
     @cached_property
-    def _unembedding(self) -> nn.Linear:
+    def unembedding(self) -> nn.Linear:
+        """The map from the last hidden state to logits, before the family's own last steps."""
         return cast(nn.Linear, self.hf.get_output_embeddings())
 
     def _finish(self, logits: Tensor) -> Tensor:

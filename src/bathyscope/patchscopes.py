@@ -5,7 +5,7 @@ position asked for. All cells of the target prompt run as one batch.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +15,12 @@ from bathyscope import prompts
 from bathyscope.engine import Cell, Plan, Read, Stop, collect, plan, run_stored
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
-from bathyscope.mappings import Identity
+from bathyscope.mappings import Identity, mapping_of
 from bathyscope.mappings import Mapping as RepresentationMapping
 from bathyscope.model import Model, Prompt, Tokens
 from bathyscope.patchscope_result import PatchscopeCell, PatchscopeResult
-from bathyscope.prompts import InspectionPrompt, Position
-from bathyscope.readouts import Generate, Reading, Readout
+from bathyscope.prompts import Inspection, InspectionPrompt, Position
+from bathyscope.readouts import Generate, Reading, Readout, readout_of
 from bathyscope.results import provenance
 from bathyscope.sites import EMBEDDING_LAYER, Site, check_layer, parse_layers, residual_site
 from bathyscope.store import Store
@@ -70,7 +70,7 @@ class Target:
     """
 
     model: Model | None = None
-    prompt: InspectionPrompt | str = field(default_factory=prompts.entity_description)
+    prompt: InspectionPrompt | Inspection | str = field(default_factory=prompts.entity_description)
     layer: Layers = "same"
     component: str = "resid_post"
 
@@ -169,6 +169,32 @@ def patchscope(
     )
 
 
+def patchscope_again(
+    spec: Mapping[str, Any], source_model: Model, target_model: Model, **options: Any
+) -> PatchscopeResult:
+    """Ask once more what a stored run asked.
+
+    Args:
+        spec: the run's spec, as `Store.show` gives it.
+        source_model: the first model that the spec names.
+        target_model: the second.
+        options: `store`, `progress` and `stop` of `patchscope`.
+    """
+    source, target = spec["source"], spec["target"]
+    prompt = Inspection(_tokens(target), tuple(target["positions"]), target["placeholder"])
+    return patchscope(
+        Source(source_model, _tokens(source), source["positions"], source["layers"], source["component"]),
+        Target(target_model, prompt, target["layers"], target["component"]),
+        mapping=mapping_of(spec),
+        readout=readout_of(spec),
+        **options,
+    )
+
+
+def _tokens(spec: Mapping[str, Any]) -> Tokens:
+    return Tokens(spec["prompt"], tuple(spec["ids"]), tuple(spec["tokens"]))
+
+
 class _Asked:
     """One call of `patchscope`, resolved: tokens, places, cells, and the plan for them."""
 
@@ -176,8 +202,7 @@ class _Asked:
         self.source, self.target, self.mapping, self.readout = source, target, mapping, readout
         self.target_model = target.model or source.model
         self.tokens = source.model.tokenize(source.prompt)
-        self.prompt = target.prompt if isinstance(target.prompt, InspectionPrompt) else prompts.custom(target.prompt)
-        self.inspection = prompts.prepare(self.target_model, self.prompt)
+        self.inspection = prompts.prepare(self.target_model, target.prompt)
         self.target_model.check_length(len(self.inspection.tokens) + max(0, readout.new_tokens - 1))
         # A layer or a position that was named twice is one cell.
         self.places = list(dict.fromkeys(_places(source, target, self.tokens, self.target_model)))
@@ -229,7 +254,8 @@ class _Asked:
             "target": {
                 "prompt": inspected.tokens.text,
                 "ids": list(inspected.tokens.ids),
-                "placeholder": self.prompt.placeholder,
+                "tokens": list(inspected.tokens.texts),
+                "placeholder": inspected.placeholder,
                 "placeholder_tokens": [inspected.tokens.texts[position] for position in inspected.positions],
                 "positions": list(inspected.positions),
                 "layers": "same"

@@ -141,21 +141,26 @@ class Inspection:
     Args:
         tokens: the whole prompt.
         positions: the token indices that are overwritten, in order.
+        placeholder: the text that stands there.
     """
 
     tokens: Tokens
     positions: tuple[int, ...]
+    placeholder: str
 
 
-def prepare(model: Model, prompt: InspectionPrompt) -> Inspection:
+def prepare(model: Model, prompt: InspectionPrompt | Inspection | str) -> Inspection:
     """Tokenize an inspection prompt and find its placeholder.
 
-    A placeholder of several tokens is overwritten at each of them.
+    A placeholder of several tokens is overwritten at each of them. Of plain text, the last "x" is it.
 
     Raises:
         UsageError: the model has no chat template.
         PositionError: the placeholder shares a token with other text.
     """
+    if isinstance(prompt, Inspection):
+        return prompt
+    prompt = custom(prompt) if isinstance(prompt, str) else prompt
     text = _in_chat(model, prompt) if prompt.chat else prompt.text + (f" {prompt.reply}" if prompt.reply else "")
     tokens = model.tokenize(text)
     start = text.index(prompt.text) if prompt.text in text else 0
@@ -165,7 +170,7 @@ def prepare(model: Model, prompt: InspectionPrompt) -> Inspection:
     positions = [
         token for place in places for token in _tokens_of(tokens, place, place + len(prompt.placeholder), exact=True)
     ]
-    return Inspection(tokens, tuple(dict.fromkeys(positions)))
+    return Inspection(tokens, tuple(dict.fromkeys(positions)), prompt.placeholder)
 
 
 Position = int | str | Span | Sequence[int]

@@ -4,9 +4,9 @@ A readout turns logits and continuations into one reading a run. Knows nothing o
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -125,3 +125,19 @@ class NextToken(Readout):
             candidates = tuple(Candidate(*one) for one in zip(ids, texts, probabilities, strict=True))
             readings.append(Reading(texts[0], (ids[0],), candidates))
         return tuple(readings)
+
+
+READOUTS: Final[dict[str, type[Readout]]] = {kind.__name__: kind for kind in (Generate, NextToken)}
+"""The readouts by name, as `Readout.spec` names them."""
+
+
+def readout_of(spec: Mapping[str, Any]) -> Readout:
+    """The readout that a spec describes.
+
+    Raises:
+        UsageError: no readout has that name.
+    """
+    kind = READOUTS.get(spec["readout"])
+    if kind is None:
+        raise UsageError(f"no readout is called {spec['readout']!r}", f"readouts are {', '.join(READOUTS)}")
+    return kind(**{entry.name: spec[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]

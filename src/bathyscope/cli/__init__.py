@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from bathyscope.cli import demo, doctor, models, patchscope, terminal
+from bathyscope.cli import demo, doctor, models, patchscope, runs, terminal
 from bathyscope.cli.options import Session, remember_debug
 from bathyscope.errors import BathyscopeError
 
@@ -31,6 +31,7 @@ app.command("demo")(demo.command)
 app.command("patchscope")(patchscope.command)
 app.command("doctor")(doctor.command)
 app.command("models")(models.command)
+app.add_typer(runs.app, name="runs")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,5 +1,7 @@
-"""Opening a model while a person waits."""
+"""Opening a model while a person waits, and the store where results are kept."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from bathyscope.cli import terminal
@@ -7,6 +9,7 @@ from bathyscope.embedded import EMBEDDED_NAME, embedded_path
 
 if TYPE_CHECKING:
     from bathyscope.model import Model
+    from bathyscope.store import Store
 
 
 def open_model(
@@ -30,3 +33,15 @@ def open_model(
         from bathyscope.loading import load
 
         return load(name, revision=revision, dtype=dtype, attention=attention, verify=verify)
+
+
+@contextmanager
+def opened(*, stored: bool = True) -> "Iterator[Store | None]":
+    """The store, or None where it is not wanted; what it found damaged and put right is said once."""
+    if not stored:
+        yield None
+        return
+    from bathyscope.store import Store
+
+    with Store() as store:
+        yield store

@@ -236,6 +236,24 @@ Out = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Explain = Annotated[
+    bool,
+    typer.Option(
+        "--explain",
+        metavar="",
+        help="Before running, say on stderr what will be run and what each saving saves.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Stored = Annotated[
+    bool,
+    typer.Option(
+        "--store/--no-store",
+        metavar="",
+        help="Keep finished cells, so that nothing is computed twice (see bathyscope runs), or do not: --no-store.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Debug = Annotated[
     bool,
     typer.Option(

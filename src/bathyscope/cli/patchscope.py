@@ -1,10 +1,10 @@
 """`bathyscope patchscope`: the layers and positions of one text, as a table, JSON or a page."""
 
-import typer
-
 import bathyscope
-from bathyscope.cli import choices, ladders, options, terminal
-from bathyscope.cli.opening import open_model
+from bathyscope.cli import choices, options, terminal
+from bathyscope.cli.opening import open_model, opened
+from bathyscope.cli.showing import show_or_save
+from bathyscope.cli.stopping import stoppable
 
 
 def command(
@@ -29,6 +29,8 @@ def command(
     attention: options.Attention = None,
     as_json: options.AsJson = False,
     out: options.Out = None,
+    explain: options.Explain = False,
+    stored: options.Stored = True,
     debug: options.Debug = False,
 ) -> None:
     """Let a model say in words what each of its layers holds of a text.
@@ -43,6 +45,7 @@ def command(
       bathyscope patchscope "In Paris it rains" --at Paris --text "Capital: x"
       bathyscope patchscope "Alexander the Great" --prompt token-identity --top 5
       bathyscope patchscope "Barack Obama" --layers 3,7 --json --out obama.html
+      bathyscope patchscope "New York City" --target-layer all --explain
     """
     del debug  # its callback has done the work
     choices.check_text(text)
@@ -61,20 +64,17 @@ def command(
     other = None
     if target_model is not None and target_model != model:
         other = open_model(target_model, dtype=dtype, attention=attention, shown=shown)
-    with terminal.progress("reading and writing", shown=shown) as tick:
-        result = bathyscope.patchscope(
-            bathyscope.Source(source_model, text, position=choices.position(at), layer=layers),
-            bathyscope.Target(other, inspection, layer=target_layer),
-            mapping=chosen_mapping,
-            readout=chosen_readout,
-            progress=tick,
-        )
-    try:
-        if out is not None:
-            result.save(out)
-            terminal.note(f"saved to {out}")
-    finally:  # a full disk is no reason to lose what was found
-        if as_json:
-            typer.echo(result.to_json().encode())
-        else:
-            ladders.show(result, terminal.out())
+    asked = (
+        bathyscope.Source(source_model, text, position=choices.position(at), layer=layers),
+        bathyscope.Target(other, inspection, layer=target_layer),
+    )
+    chosen = {"mapping": chosen_mapping, "readout": chosen_readout}
+    if explain:
+        terminal.note_lines(bathyscope.plan_patchscope(*asked, **chosen).explain())
+    with (
+        opened(stored=stored) as store,
+        terminal.progress("reading and writing", shown=shown) as tick,
+        stoppable() as stop,
+    ):
+        result = bathyscope.patchscope(*asked, **chosen, store=store, progress=tick, stop=stop)
+    show_or_save(result, as_json=as_json, out=out)

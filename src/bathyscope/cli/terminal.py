@@ -98,6 +98,12 @@ def note(text: str) -> None:
     err().print(Text(clean(text)))
 
 
+def note_lines(text: str) -> None:
+    """Several lines on stderr, one below the other."""
+    for line in text.splitlines():
+        note(line)
+
+
 def complain(text: str) -> None:
     """What went wrong, as one line on stderr."""
     err().print(Text.assemble(("bathyscope: ", "bold red"), clean(re.sub(r"\s*\n\s*", " ", text))))

@@ -7,9 +7,12 @@ block after its write; a write behind the last block costs norm and unembedding 
 into batches depends on the cells and the budget alone, never on what has been computed already.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from bathyscope import kv
 from bathyscope.bypass import can_bypass
@@ -24,6 +27,10 @@ MEMORY_BUDGET = 2 * 2**30
 
 PASS_OVERHEAD = 48
 """What starting one more pass costs, in tokens that could have been computed instead; measured on a laptop CPU."""
+
+
+OTHER_WORK = 1.5
+"""Time of everything, over the time of the matrix products alone; measured on a laptop CPU."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Plan:
         naive_token_layers, token_layers: tokens times blocks, of a loop over the cells and of this plan.
         source_passes, target_passes, batch_passes: how many passes of each kind there are.
         memory: bytes that the largest batch takes.
+        seconds: about how long it will take, from the speed of one matrix product on this machine.
         notes: rewrites that are off, and why.
     """
 
@@ -62,6 +70,7 @@ class Plan:
     target_passes: int
     batch_passes: int
     memory: int
+    seconds: float
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,6 +85,7 @@ class Plan:
             "naive_token_layers": self.naive_token_layers,
             "token_layers": self.token_layers,
             "memory_bytes": self.memory,
+            "estimated_seconds": round(self.seconds, 2),
             "notes": list(self.notes),
         }
 
@@ -106,7 +116,7 @@ class Plan:
             f"    source passes         {self.source_passes:>8,}  each distinct prompt once, stopped at the last read",
             f"    clean target passes   {self.target_passes:>8,}  each distinct prompt once, shared by its cells",
             f"    batch passes          {self.batch_passes:>8,}  from the written column on, each row above its layer",
-            f"  memory of the largest batch {self.memory / 2**20:,.0f} MB above the model",
+            f"  about {self.seconds:,.1f} s, and {self.memory / 2**20:,.0f} MB above the model for the largest batch",
         ]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
@@ -141,6 +151,7 @@ def plan(cells: Sequence[Cell], source: Model, target: Model, *, budget: int = M
         + (len(cell.target) + max(0, cell.readout.new_tokens - 1)) * layers
         for cell in cells
     )
+    memory = max((_bytes(cells, batch.cells, batch.start, target) for batch in batches), default=0)
     return Plan(
         cells=cells,
         batches=tuple(batches),
@@ -149,7 +160,8 @@ def plan(cells: Sequence[Cell], source: Model, target: Model, *, budget: int = M
         source_passes=len(reads),
         target_passes=len(targets),
         batch_passes=sum(max(1, cells[batch.cells[0]].readout.new_tokens) for batch in batches),
-        memory=max((_bytes(cells, batch.cells, batch.start, target) for batch in batches), default=0),
+        memory=memory,
+        seconds=_seconds(work, cells, max((len(batch.cells) for batch in batches), default=1), target),
         notes=notes,
     )
 
@@ -236,6 +248,19 @@ def _bytes(cells: Sequence[Cell], rows: Sequence[int], start: int, model: Model)
     activations = columns * item * (3 * d_mlp + 8 * model.d_model)
     logits = 2 * max(item, 4) * model.vocabulary
     return len(rows) * (cache + activations + logits)
+
+
+def _seconds(token_layers: int, cells: Sequence[Cell], rows: int, model: Model) -> float:
+    """About how long the products of a plan take, at the speed of one of the model's own, at the plan's rows."""
+    weight = model.unembedding.weight[:4096]
+    probe = torch.randn(min(rows, 512), weight.shape[1], dtype=weight.dtype, device=weight.device)
+    began = time.perf_counter()
+    for _ in range(3):
+        torch.nn.functional.linear(probe, weight)
+    speed = 3 * probe.shape[0] * weight.numel() / max(1e-9, time.perf_counter() - began)
+    block = sum(weight.numel() for weight in model.blocks[0].parameters() if weight.ndim > 1)
+    read = sum(max(1, cell.readout.new_tokens) for cell in cells)
+    return OTHER_WORK * (token_layers * block + read * model.vocabulary * model.d_model) / speed
 
 
 def _last_reads(cells: Sequence[Cell]) -> dict[tuple[int, ...], int]:

@@ -26,30 +26,38 @@ def open_database(path: Path, blobs: Blobs, lock: FileLock, incidents: list[Inci
     Raises:
         StorageError: it is damaged and in use, another program's or a newer version's.
     """
-    alone = lock.acquire(exclusive=True)
-    if alone:
+    for last in (False, True):
+        alone = lock.acquire(exclusive=True)
+        if alone:
+            try:
+                _clear_up(path, blobs, incidents)
+            finally:
+                lock.release()
+        if not lock.acquire(exclusive=False, patience=OPENING_SECONDS):
+            raise StorageError(
+                f"{path} is being repaired by process {lock.owner()}", "", "the same command when that has ended"
+            )
         try:
-            _clear_up(path, blobs, incidents)
-        finally:
+            if not alone:
+                examine(path)
+            return Database(path, durable=durable)
+        except DamagedError as damage:
             lock.release()
-    if not lock.acquire(exclusive=False, patience=OPENING_SECONDS):
-        raise StorageError(
-            f"{path} is being repaired by process {lock.owner()}", "", "the same command when that has ended"
-        )
-    try:
-        if not alone:
-            examine(path)
-        return Database(path, durable=durable)
-    except DamagedError as damage:
-        lock.release()
-        raise StorageError(
-            f"{path} is damaged ({damage}), and another process is using it",
-            "what can be read of it is kept when it is opened by one alone",
-            "the same command when the others have ended",
-        ) from damage
-    except BaseException:
-        lock.release()
-        raise
+            # The other was killed while repairing, or is at work; only one round more tells which.
+            if last:
+                raise _damaged_and_in_use(path, damage) from damage
+        except BaseException:
+            lock.release()
+            raise
+    raise AssertionError("the second round returns or raises")
+
+
+def _damaged_and_in_use(path: Path, damage: DamagedError) -> StorageError:
+    return StorageError(
+        f"{path} is damaged ({damage}), and another process is using it",
+        "what can be read of it is kept when it is opened by one alone",
+        "the same command when the others have ended",
+    )
 
 
 def _clear_up(path: Path, blobs: Blobs, incidents: list[Incident]) -> None:
