@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bathyscope import capture, generate, run
+from bathyscope.attention import can_share
 from bathyscope.engine import (
     CancelledError,
     Cell,
@@ -94,12 +95,17 @@ def test_generation_is_each_cells_own(model: Model):
         assert reading.text == wanted.text
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("name", ["llama", "gpt2", "bloom", "falcon_rw", "opt"])
-def test_both_attentions(name: str, attention: str):
-    if attention == "sdpa" and not ALL[name].sdpa:
+def test_a_prefix_that_is_kept_once_is_the_prefix(family: TinyFamily):
+    if not family.sdpa:
         pytest.skip("transformers has no sdpa for it")
-    assert_equals_plain(tiny_model(name, attention), cells_of(tiny_model(name, attention), Logits()))
+    model = tiny_model(family.name, "sdpa")
+    assert can_share(model) == (family.family != "falcon")
+    cells = cells_of(model, Logits(), positions=(3, -1))
+    assert_equals_plain(model, cells)
+    cells = cells_of(model, Generate(6), [residual_site(layer) for layer in (-1, 1, 3)], positions=(2, -1))
+    for cell, reading in zip(cells, collect(plan(cells, model, model), model, model).readings, strict=True):
+        assert reading.ids == generate(model, cell.target, writes=plain_writes(model, cell), max_new_tokens=6)[0].ids
+    assert model.attention == "sdpa"
 
 
 def test_other_interventions_in_the_same_run(llama: Model):
@@ -135,7 +141,7 @@ def test_several_targets_sources_and_readouts_keep_their_places(llama: Model, gp
 def test_a_hooked_block_is_not_bypassed_and_the_plan_says_so():
     model = tiny_model("llama")
     cells = cells_of(model, Logits(), [Site("resid_post", layer) for layer in range(4)])
-    assert not plan(cells, model, model).notes
+    assert "another hook" not in plan(cells, model, model).explain()
     calls = []
     handle = model.blocks[1].register_forward_hook(lambda *_: calls.append(1))
     try:
@@ -269,8 +275,8 @@ def test_half_precision_decides_in_float32(family: TinyFamily):
         "half",
     )
     hidden = torch.randn(64, model.d_model, generator=torch.Generator().manual_seed(0)).bfloat16()
-    exact = model._finish(torch.nn.functional.linear(hidden.float(), model._unembedding.weight.float()))
-    decided, rounded = model.decide(hidden), model._finish(model._unembedding(hidden))
+    exact = model._finish(torch.nn.functional.linear(hidden.float(), model.unembedding.weight.float()))
+    decided, rounded = model.decide(hidden), model._finish(model.unembedding(hidden))
     assert decided.dtype == torch.float32
     assert torch.equal(decided.argmax(-1), exact.argmax(-1))
     assert (rounded.float() - exact).abs().max() > 10 * (decided.max(-1).values - exact.max(-1).values).abs().max()

@@ -50,6 +50,7 @@ class Architecture:
         taps: component to `Tap`, or to the reason why this family has no such site.
         norm: path of the final norm, or None.
         project_out: path of a projection between the final norm and the unembedding, or None.
+        attention_interface: whether attention goes through transformers' exchangeable functions.
         logit_multiplier, logit_divisor, logit_softcap: what happens to the logits after the unembedding.
     """
 
@@ -63,6 +64,7 @@ class Architecture:
     d_head: int
     norm: str | None
     project_out: str | None = None
+    attention_interface: bool = True
     logit_multiplier: float = 1.0
     logit_divisor: float = 1.0
     logit_softcap: float | None = None

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bathyscope import kv
+from bathyscope.attention import sharing
 from bathyscope.errors import UsageError
 from bathyscope.hooks import Window
 from bathyscope.interventions import Write
@@ -26,10 +27,19 @@ class Batch:
         rows: the prompts.
         start: the first column to compute; what stands before it is in `cache`.
         cache: keys and values so far, or None for a single pass without one.
+        shared: whether the cache keeps what stands before `start` once for all rows.
     """
 
-    def __init__(self, model: Model, rows: Sequence[Tokens], start: int = 0, cache: kv.Cache | None = None) -> None:
-        self.model, self.cache = model, cache
+    def __init__(
+        self,
+        model: Model,
+        rows: Sequence[Tokens],
+        start: int = 0,
+        cache: kv.Cache | None = None,
+        *,
+        shared: bool = False,
+    ) -> None:
+        self.model, self.cache, self.shared = model, cache, shared
         longest = max(len(row) for row in rows)
         self.pads = tuple(longest - len(row) for row in rows)
         self.ids = torch.tensor(
@@ -47,7 +57,8 @@ class Batch:
         Args:
             ids: the tokens of a window beyond the prompt, (rows, 1).
         """
-        return self.model.hf.base_model(**self._inputs(ids)).last_hidden_state[:, -1]
+        with sharing(self.model, shared=self.shared):
+            return self.model.hf.base_model(**self._inputs(ids)).last_hidden_state[:, -1]
 
     def advance(self) -> None:
         """Move the window to the next column."""

@@ -253,7 +253,7 @@ def _gpt2(config: Any) -> Architecture:
 def _gpt_neo(config: Any) -> Architecture:
     sizes = _sizes(config)
     taps = {**_split_heads(sizes, "attn.attention"), **_mixed(sizes, "attn.attention", "out_proj")}
-    return _change(_gpt2(config), taps)
+    return _change(_gpt2(config), taps, attention_interface=False)
 
 
 def _gptj(config: Any) -> Architecture:
@@ -264,7 +264,7 @@ def _gptj(config: Any) -> Architecture:
         **_mixed(sizes, "attn", "out_proj"),
         "mlp_post": Tap("mlp.fc_out", "in"),
     }
-    return _change(_gpt2(config), taps)
+    return _change(_gpt2(config), taps, attention_interface=False)
 
 
 def _gpt_neox(config: Any) -> Architecture:
@@ -306,6 +306,7 @@ def _bloom(config: Any) -> Architecture:
             **_mixed(sizes, "self_attention", "dense"),
             "mlp_post": Tap("mlp.dense_4h_to_h", "in"),
         },
+        attention_interface=False,
         **sizes,
     )
 

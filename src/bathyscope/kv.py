@@ -12,6 +12,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 from typing_extensions import override
 
+from bathyscope import attention
 from bathyscope.architectures import Architecture
 from bathyscope.errors import InterventionError
 
@@ -19,21 +20,36 @@ __all__ = ["Cache", "keep_rows", "prefix_cache", "row_bytes", "rows_cache", "set
 
 
 class _RowsLayer(DynamicLayer):
-    """One layer's keys and values in a buffer with room for every token to come.
+    """One layer's keys and values of many rows, in a buffer with room for every token to come.
 
     A cache that grows by concatenation copies itself at every decoding step; this one never does. A
     pass over its first rows only leaves the others as they are.
+
+    Args:
+        rows: how many rows.
+        capacity: columns that there is room for.
+        start: the column that the next pass computes.
+        known: keys and values that every row begins with, of one row.
+        shared: whether what stands before `start` is kept once for all rows; attention must then be
+            `attention.attend_shared`, which finds it on the keys.
     """
 
-    def __init__(self, rows: int, capacity: int, start: int, known: tuple[Tensor, Tensor] | None) -> None:
+    def __init__(
+        self, rows: int, capacity: int, start: int, known: tuple[Tensor, Tensor] | None, *, shared: bool = False
+    ) -> None:
         super().__init__()
         # Masks and positions are made from the length before the first update.
         self.rows, self.capacity, self.length = rows, capacity, start
+        self.first = start if shared else 0
+        self.prefix: tuple[Tensor, Tensor] | None = None
         self.buffers: tuple[Tensor, ...] = ()
         if known is not None:
             self.lazy_initialization(*known)
             for buffer, states in zip(self.buffers, known, strict=True):
-                buffer[..., : states.shape[-2], :] = states
+                own = states[..., self.first :, :]
+                buffer[..., : own.shape[-2], :] = own
+            if self.first:
+                self.prefix = known[0][..., : self.first, :], known[1][..., : self.first, :]
 
     @override
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -41,16 +57,19 @@ class _RowsLayer(DynamicLayer):
         if not self.buffers:
             self.lazy_initialization(key_states, value_states)
         rows, stop = key_states.shape[0], self.length + key_states.shape[-2]
+        own = slice(self.length - self.first, stop - self.first)
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:rows, :, self.length : stop] = states
+            buffer[:rows, :, own] = states
         self.length = stop
-        keys, values = self.buffers
-        return keys[:rows, :, :stop], values[:rows, :, :stop]
+        keys, values = (buffer[:rows, :, : own.stop] for buffer in self.buffers)
+        if self.prefix is not None:
+            attention.attach_prefix(keys, self.prefix)
+        return keys, values
 
     @override
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.buffers = tuple(
-            states.new_empty(self.rows, states.shape[1], self.capacity, states.shape[-1])
+            states.new_empty(self.rows, states.shape[1], self.capacity - self.first, states.shape[-1])
             for states in (key_states, value_states)
         )
         self.is_initialized = True
@@ -65,7 +84,9 @@ def prefix_cache() -> Cache:
     return DynamicCache()
 
 
-def rows_cache(model_layers: int, rows: int, capacity: int, *, known: Cache | None = None, start: int = 0) -> Cache:
+def rows_cache(
+    model_layers: int, rows: int, capacity: int, *, known: Cache | None = None, start: int = 0, shared: bool = False
+) -> Cache:
     """A cache for rows of up to `capacity` tokens.
 
     Args:
@@ -75,11 +96,12 @@ def rows_cache(model_layers: int, rows: int, capacity: int, *, known: Cache | No
         known: a cache of one row whose keys and values every row begins with.
         start: the column that the next pass computes; `known` may reach further, and what it holds
             there stays in the rows and layers that the pass does not compute.
+        shared: keep what stands before `start` once for all rows (inside `attention.sharing` only).
     """
     if known is None:
         return Cache(layers=[_RowsLayer(rows, capacity, start, None) for _ in range(model_layers)])
     layers = [layer for layer in known.layers if isinstance(layer, DynamicLayer)]
-    return Cache(layers=[_RowsLayer(rows, capacity, start, _states(layer)) for layer in layers])
+    return Cache(layers=[_RowsLayer(rows, capacity, start, _states(layer), shared=shared) for layer in layers])
 
 
 def set_length(cache: Cache, length: int) -> None:

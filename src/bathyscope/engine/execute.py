@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bathyscope import kv
+from bathyscope.attention import can_share
 from bathyscope.batches import Batch
 from bathyscope.bypass import Sleepers
 from bathyscope.engine.cells import Cell, Read
@@ -281,8 +282,9 @@ def _prefill(
     capacity = n_tokens + readout.new_tokens
     during = [write for write in _writes(cells, representations) if write.when != "generated"]
     with torch.no_grad():
-        cache = kv.rows_cache(model.n_layers, len(cells), capacity, known=clean.cache, start=batch.start)
-        rows = Batch(model, [clean.tokens] * len(cells), batch.start, cache)
+        shared = can_share(model) and batch.start > 0
+        cache = kv.rows_cache(model.n_layers, len(cells), capacity, known=clean.cache, start=batch.start, shared=shared)
+        rows = Batch(model, [clean.tokens] * len(cells), batch.start, cache, shared=shared)
         residuals = {layer: whole[batch.start :] for layer, whole in clean.residuals.items()}
         with (
             Sleepers(model, batch.wake, residuals, tuples=clean.tuples),

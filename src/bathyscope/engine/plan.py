@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bathyscope import kv
+from bathyscope.attention import can_share
 from bathyscope.bypass import can_bypass
 from bathyscope.engine.cells import Cell
 from bathyscope.hooks import token_index
@@ -136,7 +137,7 @@ def plan(cells: Sequence[Cell], source: Model, target: Model, *, budget: int = M
     cells = tuple(cells)
     awake_early = not can_bypass(target)
     batches = [batch for group in _groups(cells) for batch in _partition(cells, group, target, budget, awake_early)]
-    notes = ("a block carries another hook, so that no row can sleep through it",) if awake_early else ()
+    notes = _notes(target, awake_early)
     reads = _last_reads(cells)
     targets = {cell.target.ids for cell in cells}
     layers = target.n_layers
@@ -244,10 +245,21 @@ def _bytes(cells: Sequence[Cell], rows: Sequence[int], start: int, model: Model)
     cell, item = cells[rows[0]], model.dtype.itemsize
     columns = len(cell.target) - start
     d_mlp = getattr(model.hf.config, "intermediate_size", None) or 4 * model.d_model
-    cache = kv.row_bytes(model.architecture, model.dtype, len(cell.target) + cell.readout.new_tokens)
+    kept = start if can_share(model) else 0
+    cache = kv.row_bytes(model.architecture, model.dtype, len(cell.target) + cell.readout.new_tokens - kept)
     activations = columns * item * (3 * d_mlp + 8 * model.d_model)
     logits = 2 * max(item, 4) * model.vocabulary
     return len(rows) * (cache + activations + logits)
+
+
+def _notes(model: Model, awake_early: bool) -> tuple[str, ...]:
+    """What cannot be saved on this model, and why."""
+    notes = []
+    if awake_early:
+        notes.append("a block carries another hook, so that no row can sleep through it")
+    if not can_share(model):
+        notes.append(f"{model.attention} attention of {model.architecture.family} keeps the prefix once for each row")
+    return tuple(notes)
 
 
 def _seconds(token_layers: int, cells: Sequence[Cell], rows: int, model: Model) -> float:

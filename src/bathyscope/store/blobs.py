@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,7 +47,9 @@ class Blobs:
                 if name not in staged:
                     self._staging.mkdir(parents=True, exist_ok=True)
                     staged[name] = self._staging / secrets.token_hex(16)
-                    _write(staged[name], content)
+                    with staged[name].open("xb") as file:
+                        file.write(content)
+            sync(staged.values())
         except BaseException:
             self.discard(staged)
             raise
@@ -64,8 +66,7 @@ class Blobs:
                     touched.add(self.folder)
                 temporary.replace(path)
                 touched.add(path.parent)
-        for folder in touched:
-            sync_folder(folder)
+        sync(touched)
 
     def discard(self, staged: dict[str, Path]) -> None:
         """Remove what was staged and not published."""
@@ -114,17 +115,21 @@ class Blobs:
         return self.folder / name[:2] / f"{name[2:]}{SUFFIX}"
 
 
-def sync_folder(folder: Path) -> None:
-    """Put a folder's list of names on the disk: a renamed file is not safe before."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(paths: Collection[Path]) -> None:
+    """Put files, or folders' lists of names, on the disk: a renamed file is not safe before its folder is."""
+    if len(paths) == 1:
+        _sync_one(*paths)
+    elif paths:
+        from concurrent.futures import ThreadPoolExecutor
+
+        # The file system writes what is asked for at one time at once: several times quicker than one by one.
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(_sync_one, paths))
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("xb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bathyscope.errors import StorageError
+from bathyscope.store.blobs import sync
 from bathyscope.store.salvage import PAGE
 
 APPLICATION_ID = 0x42617468  # "Bath"
@@ -27,6 +28,7 @@ TABLES = (
     " batches TEXT NOT NULL, created TEXT NOT NULL, checksum TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE quarantine (number INTEGER PRIMARY KEY, kind TEXT NOT NULL, reason TEXT NOT NULL,"
     " content TEXT NOT NULL)",
+    "CREATE TABLE progress (commits INTEGER NOT NULL)",
 )
 CELL_COLUMNS, RUN_COLUMNS = 5, 7
 
@@ -55,13 +57,13 @@ def build(path: Path, rows: Iterable[Sequence[Any]] = ()) -> dict[int, int]:
         connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         for table in TABLES:
             connection.execute(table)
+        connection.execute("INSERT INTO progress VALUES (0)")
         counts = insert(connection, rows)
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode=WAL")  # is written into the file and stays
     finally:
         connection.close()
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
+    sync([path])
     return counts
 
 
@@ -96,8 +98,12 @@ def connect(path: Path, *, durable: bool = False, mode: str = "rw") -> sqlite3.C
     )
     # Damaged text is read as it is, for the checksum to tell, instead of raising in the middle of a table.
     connection.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")
-    for setting in (f"synchronous={'FULL' if durable else 'NORMAL'}", "secure_delete=ON", "trusted_schema=OFF"):
-        connection.execute(f"PRAGMA {setting}")
+    try:
+        for setting in (f"synchronous={'FULL' if durable else 'NORMAL'}", "secure_delete=ON", "trusted_schema=OFF"):
+            connection.execute(f"PRAGMA {setting}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

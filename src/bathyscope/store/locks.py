@@ -38,10 +38,13 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
+        self._descriptor: int | None = None
+        self.path = path
         if fcntl is None:
             raise UsageError("this system has no fcntl", "the store needs Linux, macOS or WSL")
-        self.path = path
-        self._descriptor: int | None = None
+
+    def __del__(self) -> None:
+        self.forget()
 
     def acquire(self, *, exclusive: bool, patience: float = 0.0) -> bool:
         """Take the lock, or say that it is taken.

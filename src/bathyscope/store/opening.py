@@ -1,24 +1,29 @@
 """Opening a store: who is alone creates, repairs and clears up; who is not shares."""
 
+from contextlib import closing
 from pathlib import Path
 
 from bathyscope.errors import StorageError
 from bathyscope.store.blobs import Blobs
-from bathyscope.store.database import Database
+from bathyscope.store.database import Database, connect
 from bathyscope.store.locks import FileLock
 from bathyscope.store.records import Incident
 from bathyscope.store.rescue import DamagedError, examine, prepare
 from bathyscope.store.verified import tell
+from bathyscope.store.watermark import Watermark, n_commits
 
 OPENING_SECONDS = 60.0
 
 
-def open_database(path: Path, blobs: Blobs, lock: FileLock, incidents: list[Incident], *, durable: bool) -> Database:
+def open_database(
+    path: Path, blobs: Blobs, watermark: Watermark, lock: FileLock, incidents: list[Incident], *, durable: bool
+) -> Database:
     """Open the database, and hold the lock in common with all who have it open.
 
     Args:
         path: the database file, which need not exist.
         blobs: those beside it, cleared of temporary files.
+        watermark: how many commits the database should hold.
         lock: the store's own; it is held when this returns.
         incidents: is added to when something is repaired.
         durable: see `Store`.
@@ -30,7 +35,7 @@ def open_database(path: Path, blobs: Blobs, lock: FileLock, incidents: list[Inci
         alone = lock.acquire(exclusive=True)
         if alone:
             try:
-                _clear_up(path, blobs, incidents)
+                _clear_up(path, blobs, watermark, incidents)
             finally:
                 lock.release()
         if not lock.acquire(exclusive=False, patience=OPENING_SECONDS):
@@ -60,9 +65,21 @@ def _damaged_and_in_use(path: Path, damage: DamagedError) -> StorageError:
     )
 
 
-def _clear_up(path: Path, blobs: Blobs, incidents: list[Incident]) -> None:
-    for incident in prepare(path):
+def _clear_up(path: Path, blobs: Blobs, watermark: Watermark, incidents: list[Incident]) -> None:
+    repaired = prepare(path)
+    for incident in repaired:
         tell(incidents, incident)
+    with closing(connect(path)) as connection:
+        held, acknowledged = n_commits(connection), watermark.read()
+    # A repair has told already that something may be missing.
+    if held < acknowledged and not repaired:
+        message = (
+            f"{path} has lost its latest {acknowledged - held} commits: its write-ahead log was cut off or deleted,"
+            f" or an older copy put in its place; they are computed again when asked for"
+        )
+        tell(incidents, Incident("lost", acknowledged - held, message))
+    if held != acknowledged:
+        watermark.write(held)
     if count := blobs.remove_leftovers():
         message = f"{count} temporary files of a killed process were removed from {blobs.folder}"
         tell(incidents, Incident("leftovers", count, message))

@@ -76,9 +76,17 @@ class Incident:
 
     Args:
         kind: "rescued" (a damaged database was replaced by what could be read of it), "quarantined" (a damaged
-            cell, run or blob was set aside and is missing now) or "leftovers" (files of a killed process removed).
-        count: how many rows or files.
+            cell, run or blob was set aside and is missing now), "lost" (the latest commits are gone without a trace)
+            or "leftovers" (files of a killed process removed).
+        count: how many rows, commits or files.
         message: the whole story in one line.
+
+    Example:
+        >>> import tempfile
+        >>> from bathyscope.store import Store
+        >>> with Store(tempfile.mkdtemp()) as store:
+        ...     [incident.message for incident in store.incidents]
+        []
     """
 
     kind: str

@@ -13,7 +13,7 @@ from typing import Any
 
 from bathyscope.errors import StorageError
 from bathyscope.store import salvage
-from bathyscope.store.blobs import sync_folder
+from bathyscope.store.blobs import sync
 from bathyscope.store.canonical import checksum
 from bathyscope.store.database import (
     APPLICATION_ID,
@@ -185,7 +185,7 @@ def _aside(path: Path, step: int, ending: str = "") -> Path:
 
 def _put_in_place(new: Path, path: Path) -> None:
     new.replace(path)
-    sync_folder(path.parent)
+    sync([path.parent])
 
 
 def _read_header(path: Path) -> bytes:

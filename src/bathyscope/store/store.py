@@ -25,6 +25,7 @@ from bathyscope.store.opening import open_database
 from bathyscope.store.records import CheckReport, Incident, Record, RunInfo
 from bathyscope.store.rows import Row, StoredRun, cell_row, run_id
 from bathyscope.store.verified import AMONG, Verified
+from bathyscope.store.watermark import Watermark, count_commit
 
 _CHUNK = 500
 
@@ -79,11 +80,14 @@ class Store:
         self.folder = data_dir() if folder is None else Path(folder).expanduser().absolute()
         self.incidents: list[Incident] = []
         self._path = self.folder / "runs.sqlite"
+        self._watermark = Watermark(self.folder / "commits")
         self._blobs = Blobs(self.folder / "blobs", self.folder / "quarantine")
         with storage_errors(self._path):
             (self.folder / "leases").mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.folder / "store.lock")
-            self._database = open_database(self._path, self._blobs, self._lock, self.incidents, durable=durable)
+            self._database = open_database(
+                self._path, self._blobs, self._watermark, self._lock, self.incidents, durable=durable
+            )
         self._verified = Verified(self._database, self._blobs, self.incidents)
 
     def __enter__(self) -> Self:
@@ -131,6 +135,16 @@ class Store:
 
         Raises:
             UsageError: none does, or several do.
+
+        Example:
+            >>> import tempfile
+            >>> from bathyscope.store import Record, Store
+            >>> cell = Record.of({"layer": 3}, {"text": "London"})
+            >>> store = Store(tempfile.mkdtemp())
+            >>> run = store.create_run("demo", {}, {}, [[cell.key]])
+            >>> store.find(run[:4]) == run
+            True
+            >>> store.close()
         """
         with self._database.reading() as connection:
             query = "SELECT id FROM runs WHERE substr(id, 1, ?) = ? ORDER BY id"
@@ -149,6 +163,17 @@ class Store:
 
         Raises:
             UsageError: there is none of that id.
+
+        Example:
+            >>> import tempfile
+            >>> from bathyscope.store import Record, Store
+            >>> cell = Record.of({"layer": 3}, {"text": "London"})
+            >>> store = Store(tempfile.mkdtemp())
+            >>> run = store.create_run("demo", {}, {}, [[cell.key]])
+            >>> store.commit(run, 0, [cell])
+            >>> store.show(run).status
+            'complete'
+            >>> store.close()
         """
         return self._info(self._load(run))
 
@@ -163,7 +188,20 @@ class Store:
         return [number for number, batch in enumerate(stored.batches) if not done.issuperset(batch)]
 
     def missing(self, run: str, batch: int) -> list[str]:
-        """Return the keys that a batch lacks: another run may have stored some of its cells."""
+        """Return the keys that a batch lacks: another run may have stored some of its cells.
+
+        Example:
+            >>> import tempfile
+            >>> from bathyscope.store import Record, Store
+            >>> cell = Record.of({"layer": 3}, {"text": "London"})
+            >>> store = Store(tempfile.mkdtemp())
+            >>> run = store.create_run("demo", {}, {}, [[cell.key]])
+            >>> wider = store.create_run("demo", {"wider": True}, {}, [[cell.key, "0" * 64]])
+            >>> store.commit(run, 0, [cell])
+            >>> store.missing(wider, 0) == ["0" * 64]
+            True
+            >>> store.close()
+        """
         keys = self._batch(run, batch)
         done = self._stored(keys)
         return [key for key in keys if key not in done]
@@ -195,7 +233,9 @@ class Store:
                 self._blobs.publish(staged)
                 self._reached("published")
                 connection.executemany("INSERT INTO cells VALUES (?, ?, ?, ?, ?)", new)
+                number = count_commit(connection)
                 self._reached("inserted")
+            self._watermark.write(number)
             self._reached("committed")
         finally:
             self._blobs.discard(staged)
@@ -245,6 +285,17 @@ class Store:
         Raises:
             UsageError: another format, or parquet without pyarrow.
             StorageError: a cell is damaged, or the file cannot be written.
+
+        Example:
+            >>> import tempfile
+            >>> from bathyscope.store import Record, Store
+            >>> cell = Record.of({"layer": 3}, {"text": "London"})
+            >>> store = Store(tempfile.mkdtemp())
+            >>> run = store.create_run("demo", {}, {}, [[cell.key]])
+            >>> store.commit(run, 0, [cell])
+            >>> print(store.export(run, store.folder / "run.csv").read_text().splitlines()[0])
+            "key","spec.layer","result.text","tensors"
+            >>> store.close()
         """
         path = Path(path)
         format = check_format(format or path.suffix.removeprefix("."))
@@ -274,6 +325,17 @@ class Store:
 
         Raises:
             StorageError: it is being computed.
+
+        Example:
+            >>> import tempfile
+            >>> from bathyscope.store import Record, Store
+            >>> cell = Record.of({"layer": 3}, {"text": "London"})
+            >>> store = Store(tempfile.mkdtemp())
+            >>> run = store.create_run("demo", {}, {}, [[cell.key]])
+            >>> store.commit(run, 0, [cell])
+            >>> store.delete(run)
+            1
+            >>> store.close()
         """
         with self.lease(run):
             keys = self._load(run).keys
@@ -296,6 +358,17 @@ class Store:
 
         Raises:
             StorageError: the database's own structure is damaged; what can be read is kept at the next opening.
+
+        Example:
+            >>> import tempfile
+            >>> from bathyscope.store import Record, Store
+            >>> cell = Record.of({"layer": 3}, {"text": "London"})
+            >>> store = Store(tempfile.mkdtemp())
+            >>> run = store.create_run("demo", {}, {}, [[cell.key]])
+            >>> store.commit(run, 0, [cell])
+            >>> store.check().n_cells
+            1
+            >>> store.close()
         """
         counts = self._verified.check()
         orphans = self._remove_unused(self._blobs.names())
