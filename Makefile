@@ -53,6 +53,7 @@ bench: $(VENV)/.dev  ## Measure the grid of patchscopes against one generate cal
 wheel: $(VENV)/.dev  ## Build the wheel into dist/.
 	$(PY) -m build --wheel --no-isolation
 
+# TORCH_PIN=VERSION keeps torch at one version while all else is resolved anew.
 constraints:  ## Resolve every dependency anew and pin what was installed.
 	@echo "==> installing bathyscope[dev,frames] without pins into a new environment"
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
@@ -86,7 +87,7 @@ comma := ,
 
 define announce
 @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-  echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo missing)."; \
+  echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo not there)."; \
   echo "Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 @$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
   echo "$(PYTHON) has no venv module. Try: sudo apt install python3-venv (Debian, Ubuntu)"; exit 1; }
@@ -106,8 +107,8 @@ if [ -e $(VENV)/.unfinished ]; then \
 fi; \
 mkdir -p $(VENV); touch $(VENV)/.unfinished; rm -f $(VENV)/.core $(VENV)/.dev; \
 [ -x $(PY) ] && $(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV); \
-$(if $(TORCH_INDEX),$(PY) -m pip install --disable-pip-version-check --quiet --no-deps \
+$(if $(TORCH_INDEX),$(PY) -m pip install --disable-pip-version-check --no-deps \
   --index-url "$(TORCH_INDEX)" "torch==$(TORCH)";) \
-$(PY) -m pip install --disable-pip-version-check --quiet --progress-bar on -c constraints.txt -e '$(1)'; \
+$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '$(1)'; \
 rm $(VENV)/.unfinished
 endef

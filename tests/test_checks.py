@@ -131,9 +131,13 @@ def test_a_component_that_the_model_passes_by_is_not_taken_for_sound():
 
 def test_a_write_that_changes_nothing_afterwards_fails_its_check():
     """An embedding that is met in a module whose output goes nowhere."""
-    model = with_row("gpt2", lambda row: replace(row, taps={**row.taps, "embed": replace(row.taps["embed"], module="idle")}))
+    model = with_row(
+        "gpt2", lambda row: replace(row, taps={**row.taps, "embed": replace(row.taps["embed"], module="idle")})
+    )
     model.hf.add_module("idle", nn.Identity())
-    handle = model.hf.transformer.wte.register_forward_hook(lambda _m, _a, output: model.hf.idle(output.clone()) * 0 + output)
+    handle = model.hf.transformer.wte.register_forward_hook(
+        lambda _m, _a, output: model.hf.idle(output.clone()) * 0 + output
+    )
     try:
         assert "embed: a write changes what follows, at no earlier position" in failed(all_checks(model))
     finally:

@@ -286,7 +286,7 @@ WRONG = {
     "olmo2": {"mlp_out": "mlp"},
     "bloom": {"attn_out": "self_attention"},
 }
-"""Modules that a careless row would name: the parts swapped, a middle that is the start, contributions before a norm."""
+"""Modules that a careless row names: parts swapped, a middle that is the start, contributions before a norm."""
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -1,4 +1,4 @@
-"""Results: saved and loaded to the last bit, refused when damaged, and shown without letting their texts do anything."""
+"""Results: saved and loaded to the last bit, refused when damaged, and shown without letting their texts act."""
 
 import errno
 import json

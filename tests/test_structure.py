@@ -190,12 +190,12 @@ def test_no_module_comes_back_to_itself():
 
 
 SEAMS = {
-    "transformers": {"loading", "embedded", "kv", "model"},
+    "transformers": {"loading", "embedded", "kv", "attention", "model"},
     "accelerate": set(),
     "typer": {"cli"},
     "rich": {"cli", "embedded"},
     "pandas": {"results"},
-    "safetensors": {"results", "loading", "embedded", "store"},
+    "safetensors": {"results", "store", "engine"},
     "platformdirs": {"embedded", "store"},
     "sqlite3": {"store"},
 }
@@ -216,8 +216,8 @@ def test_the_model_knows_transformers_as_a_type_only():
 
 RULES = {
     "hooks are registered only in hooks": (registers_hooks, {"hooks"}, "m.register_forward_pre_hook(f)"),
-    "a forward is replaced only in hooks": (replaces_forward, {"hooks"}, "block.forward = f"),
-    "no forward is set by name": (replaces_forward, {"hooks"}, "setattr(block, 'forward', f)"),
+    "a forward is replaced only in bypass": (replaces_forward, {"bypass"}, "block.forward = f"),
+    "no forward is set by name": (replaces_forward, {"bypass"}, "setattr(block, 'forward', f)"),
     "nothing is unpickled": (runs_what_it_reads, set(), "import pickle"),
     "nothing is loaded by torch": (runs_what_it_reads, set(), "torch.load(path)"),
     "no text is evaluated": (runs_what_it_reads, set(), "eval(text)"),
@@ -234,8 +234,9 @@ def test_a_rule_holds_in_every_module_and_can_be_broken(rule: str):
         assert name in allowed or not found(module.tree, is_meant), name
 
 
-def test_the_one_file_of_hooks_has_them():
+def test_the_files_that_may_have_what_is_met_nowhere_else():
     assert found(modules()["hooks"].tree, registers_hooks)
+    assert found(modules()["bypass"].tree, replaces_forward)
 
 
 @each_module()
@@ -282,22 +283,22 @@ def test_an_import_is_quick_and_silent(name: str):
 
 
 def tree_of_readme() -> set[str]:
-    """The paths in the README's tree; a folder's line may name its Python files as words after the folder."""
+    """The paths in the README's tree; a folder's line, and those indented below it, may name its Python files."""
     block = re.search(r"```text\n(src/bathyscope/\n.+?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     assert block, "README.md has no tree"
-    paths, folder = set(), ""
+    paths, folder, within = set(), "", ""
     for line in block[1].splitlines():
         words = line.split()
-        if not words or words[0] == "#":
-            continue
+        if line.startswith(" " * 20):
+            words = [within.removeprefix(folder), *words]
         if not line.startswith(" "):
             folder = words[0]
             paths.add(folder)
         elif words[0].endswith("/"):
             within = folder + words[0]
             paths.add(within)
-            names = {path.stem: path for path in (ROOT / within).glob("*.py")}
-            paths |= {f"{within}{word.strip(',;:.')}.py" for word in words[1:] if word.strip(",;:.") in names}
+            names = {path.stem for path in (ROOT / within).glob("*.py")} & {word.strip(",;:.") for word in words[1:]}
+            paths |= {f"{within}{name}.py" for name in names}
         else:
             paths.add(folder + words[0])
     return paths

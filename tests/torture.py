@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from bathyscope.errors import StorageError
 from bathyscope.store import Record, Store
@@ -72,8 +73,15 @@ def finish(store: Any, sweep: Sweep) -> str:
 
 def uninterrupted(folder: Path, sweep: Sweep) -> dict[str, bytes]:
     """What the exports of a sweep are when nobody interferes."""
-    with Store(folder) as store:
+    with without_sync(), Store(folder) as store:
         return exports(store, finish(store, sweep), folder)
+
+
+@contextlib.contextmanager
+def without_sync() -> Iterator[None]:
+    """Save the time of putting things on the disk for good, where no process is killed."""
+    with mock.patch("os.fsync"):
+        yield
 
 
 def exports(store: Store, run: str, folder: Path) -> dict[str, bytes]:
@@ -456,7 +464,8 @@ def damage_often(folder: Path, cases: int, seed: int) -> Damage:
     for _ in range(cases):
         _restore(folder / "victim", folder / "copy")
         what = damage_one(folder / "copy", choose)
-        _look(folder / "copy", sweeps, expected, what, count)
+        with without_sync():
+            _look(folder / "copy", sweeps, expected, what, count)
     return count
 
 
@@ -470,6 +479,26 @@ def _restore(victim: Path, copy: Path) -> None:
         if not path.is_file() or path.read_bytes() != content:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+
+
+def kill_rescues(folder: Path, kills: int, seed: int) -> Damage:
+    """Kill processes while they rescue a damaged store, then look what the next one finds."""
+    choose, count = random.Random(seed), Damage()
+    sweeps = build_victim(folder / "victim")
+    expected = {r.key: r for sweep in sweeps for batch in range(sweep.n_batches) for r in sweep.records(batch)}
+    for _ in range(kills):
+        copy = folder / "copy"
+        _restore(folder / "victim", copy)
+        with (copy / "runs.sqlite").open("r+b") as file:
+            file.write(b"damaged")
+        process = start(copy, folder / "log", sweeps[0])
+        assert process.stdout
+        process.stdout.readline()
+        time.sleep(choose.uniform(0, 0.05))
+        process.kill()
+        process.communicate()
+        _look(copy, sweeps, expected, "rescue killed", count)
+    return count
 
 
 def _look(copy: Path, sweeps: list[Sweep], expected: dict[str, Record], what: str, count: Damage) -> None:
@@ -536,12 +565,25 @@ def _work(folder: Path, arguments: argparse.Namespace) -> Iterator[tuple[str, di
     full_is_good = full.clear == full.events and full.lost == 0 and full.completed
     yield f"full disks, by {kind}", {**asdict(full), "messages": sorted(set(full.messages))[:3]}, full_is_good
     damage = damage_often(folder / "damage", arguments.damage, arguments.seed)
-    yield "damaged stores", asdict(damage), damage.wrong + damage.unfinished == 0
+    yield (
+        "damaged stores",
+        asdict(damage),
+        damage.wrong + damage.unfinished + damage.refused + damage.recomputed_in_silence == 0,
+    )
+    rescues = kill_rescues(folder / "rescues", arguments.damage // 4, arguments.seed)
+    good = rescues.wrong + rescues.unfinished + rescues.refused + rescues.missing == 0
+    yield "rescues that were killed", asdict(rescues), good
 
 
 def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return "".join(f"\n         {name}: {len(lost)}, at most {max(lost)}" for name, lost in sorted(value.items()))
+    return value[:5] if isinstance(value, list) else value
 
 
 def main() -> int:
@@ -558,7 +600,7 @@ def main() -> int:
         for name, figures, good in _work(Path(folder), _arguments().parse_args()):
             _print(f"{'ok  ' if good else 'FAIL'} {name}")
             for key, value in figures.items():
-                _print(f"       {key}: {value}")
+                _print(f"       {key}: {_short(value)}")
             failures += not good
     return 1 if failures else 0
 

@@ -224,6 +224,8 @@ def _stops_early(frames: bytes, understood: int) -> bool:
 
 
 def _is_whole_header(header: bytes) -> bool:
+    if header[:3] + bytes([header[3] & 0xFE]) != b"\x37\x7f\x06\x82":
+        return False
     order = "big" if header[3] & 1 else "little"
     words = [int.from_bytes(header[at : at + 4], order) for at in range(0, 24, 4)]
     one = other = 0

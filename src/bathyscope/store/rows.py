@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bathyscope.errors import UsageError
+from bathyscope.errors import StorageError, UsageError
 from bathyscope.store.blobs import Blobs
 from bathyscope.store.canonical import canonical, checksum, sha256
 from bathyscope.store.database import CELL_COLUMNS, RUN_COLUMNS
@@ -77,6 +77,41 @@ def read_cell(row: Row, blobs: Blobs) -> Record:
     if blob is not None and (tensors := blobs.read(blob)) is None:
         raise FaultyError(f"its blob {blob} is missing or damaged", blob)
     return Record(key, json.loads(spec), json.loads(result), tensors)
+
+
+def new_rows(keys: Sequence[str], rows: Mapping[str, Row], stored: Mapping[str, Row]) -> list[Row]:
+    """Choose what a batch adds to what is stored of it.
+
+    Args:
+        keys: the cells of the batch.
+        rows: what is to be stored, by key.
+        stored: what is, by key.
+
+    Raises:
+        UsageError: a cell is neither stored nor given.
+        StorageError: a cell is both, and not the same.
+    """
+    if lacking := [key for key in keys if key not in stored and key not in rows]:
+        raise UsageError(f"{len(lacking)} cells of the batch are lacking, {lacking[0]} first", "it is stored whole")
+    if other := [key for key in stored if key in rows and rows[key] != stored[key]]:
+        raise StorageError(
+            f"cell {other[0]} is stored with another result",
+            "the same cell has the same result: something that it depends on is not in its spec",
+        )
+    return [row for key, row in rows.items() if key not in stored]
+
+
+def check_keys(keys: Sequence[str]) -> None:
+    """Refuse what is no key, and a cell that is in two places of a run.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if len(set(keys)) < len(keys):
+        raise UsageError("a cell is in two places of a run", "each is computed once")
+    for key in keys:
+        if len(key) != 64 or set(key) - set("0123456789abcdef"):
+            raise UsageError(f"{key!r} was given", "the key of a cell is 64 hex digits", "cell_key(spec)")
 
 
 def run_id(kind: str, spec: str, batches: str) -> str:

@@ -7,7 +7,6 @@ computation, never a wrong number.
 
 import json
 import os
-import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,7 +22,7 @@ from bathyscope.store.export import check_format, render
 from bathyscope.store.locks import FileLock
 from bathyscope.store.opening import open_database
 from bathyscope.store.records import CheckReport, Incident, Record, RunInfo
-from bathyscope.store.rows import Row, StoredRun, cell_row, run_id
+from bathyscope.store.rows import StoredRun, cell_row, check_keys, new_rows, run_id
 from bathyscope.store.verified import AMONG, Verified
 from bathyscope.store.watermark import Watermark, count_commit
 
@@ -116,11 +115,7 @@ class Store:
         Raises:
             UsageError: a key that is none, or a cell that is in two places.
         """
-        keys = [key for batch in batches for key in batch]
-        if len(set(keys)) < len(keys):
-            raise UsageError("a cell is in two places of a run", "each is computed once")
-        if bad := [key for key in keys if not _is_key(key)]:
-            raise UsageError(f"{bad[0]!r} was given", "the key of a cell is 64 hex digits", "cell_key(spec)")
+        check_keys([key for batch in batches for key in batch])
         texts = canonical(spec), canonical(plan), canonical(batches)
         run = run_id(kind, texts[0], texts[2])
         if self._verified.run(run) is None:
@@ -135,16 +130,6 @@ class Store:
 
         Raises:
             UsageError: none does, or several do.
-
-        Example:
-            >>> import tempfile
-            >>> from bathyscope.store import Record, Store
-            >>> cell = Record.of({"layer": 3}, {"text": "London"})
-            >>> store = Store(tempfile.mkdtemp())
-            >>> run = store.create_run("demo", {}, {}, [[cell.key]])
-            >>> store.find(run[:4]) == run
-            True
-            >>> store.close()
         """
         with self._database.reading() as connection:
             query = "SELECT id FROM runs WHERE substr(id, 1, ?) = ? ORDER BY id"
@@ -163,17 +148,6 @@ class Store:
 
         Raises:
             UsageError: there is none of that id.
-
-        Example:
-            >>> import tempfile
-            >>> from bathyscope.store import Record, Store
-            >>> cell = Record.of({"layer": 3}, {"text": "London"})
-            >>> store = Store(tempfile.mkdtemp())
-            >>> run = store.create_run("demo", {}, {}, [[cell.key]])
-            >>> store.commit(run, 0, [cell])
-            >>> store.show(run).status
-            'complete'
-            >>> store.close()
         """
         return self._info(self._load(run))
 
@@ -188,20 +162,7 @@ class Store:
         return [number for number, batch in enumerate(stored.batches) if not done.issuperset(batch)]
 
     def missing(self, run: str, batch: int) -> list[str]:
-        """Return the keys that a batch lacks: another run may have stored some of its cells.
-
-        Example:
-            >>> import tempfile
-            >>> from bathyscope.store import Record, Store
-            >>> cell = Record.of({"layer": 3}, {"text": "London"})
-            >>> store = Store(tempfile.mkdtemp())
-            >>> run = store.create_run("demo", {}, {}, [[cell.key]])
-            >>> wider = store.create_run("demo", {"wider": True}, {}, [[cell.key, "0" * 64]])
-            >>> store.commit(run, 0, [cell])
-            >>> store.missing(wider, 0) == ["0" * 64]
-            True
-            >>> store.close()
-        """
+        """Return the keys that a batch lacks: another run may have stored some of its cells."""
         keys = self._batch(run, batch)
         done = self._stored(keys)
         return [key for key in keys if key not in done]
@@ -229,7 +190,10 @@ class Store:
         try:
             self._reached("staged")
             with self._database.writing() as connection:
-                new = _new_rows(connection, run, keys, rows)
+                if not connection.execute("SELECT 1 FROM runs WHERE id = ?", (run,)).fetchone():
+                    raise StorageError(f"run {run} was deleted meanwhile", "nothing of the batch is stored")
+                stored = connection.execute(f"SELECT * FROM cells WHERE key {AMONG}", (json.dumps(keys),))
+                new = new_rows(keys, rows, {row[0]: row for row in stored})
                 self._blobs.publish(staged)
                 self._reached("published")
                 connection.executemany("INSERT INTO cells VALUES (?, ?, ?, ?, ?)", new)
@@ -421,21 +385,3 @@ class Store:
 
     def _reached(self, step: str) -> None:
         """Do nothing: a step of `commit` at which the tests kill the process."""
-
-
-def _new_rows(connection: sqlite3.Connection, run: str, keys: Sequence[str], rows: Mapping[str, Row]) -> list[Row]:
-    if not connection.execute("SELECT 1 FROM runs WHERE id = ?", (run,)).fetchone():
-        raise StorageError(f"run {run} was deleted meanwhile", "nothing of the batch is stored")
-    known = {row[0]: row for row in connection.execute(f"SELECT * FROM cells WHERE key {AMONG}", (json.dumps(keys),))}
-    if lacking := [key for key in keys if key not in known and key not in rows]:
-        raise UsageError(f"{len(lacking)} cells of the batch are lacking, {lacking[0]} first", "it is stored whole")
-    if other := [key for key in known if key in rows and rows[key] != known[key]]:
-        raise StorageError(
-            f"cell {other[0]} is stored with another result",
-            "the same cell has the same result: something that it depends on is not in its spec",
-        )
-    return [row for key, row in rows.items() if key not in known]
-
-
-def _is_key(key: str) -> bool:
-    return len(key) == 64 and not set(key) - set("0123456789abcdef")
