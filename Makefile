@@ -11,7 +11,7 @@ test test-all: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all lint format types check bench wheel constraints clean
+.PHONY: help demo test test-all lint format types check bench torture wheel constraints clean
 
 help:  ## List these commands.
 	@echo "Bathyscope shows what every layer of a language model holds. Start with: make demo"
@@ -47,8 +47,11 @@ types: $(VENV)/.dev  ## Check types.
 
 check: lint types test  ## lint, types and test: what a change must pass.
 
-bench: $(VENV)/.dev  ## Measure the grid of patchscopes against one generate call a cell.
-	$(PY) bench/grid.py
+bench: $(VENV)/.dev  ## Measure speed and memory, side by side with a plain loop and other libraries (half an hour).
+	$(PY) bench/run.py
+
+torture: $(VENV)/.dev  ## Kill, fill up and damage the run store, hundreds of times (about 5 minutes).
+	$(PY) tests/torture.py --kills 500
 
 wheel: $(VENV)/.dev  ## Build the wheel into dist/.
 	$(PY) -m build --wheel --no-isolation

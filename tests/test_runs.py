@@ -88,6 +88,19 @@ def test_a_cancelled_batch_stores_nothing_of_itself(llama: Model, tmp_path: Path
         assert asked(llama, store=store).timing["computed"] == store.runs()[0].n_cells
 
 
+def test_a_damaged_cell_is_computed_again_and_never_read(llama: Model, tmp_path: Path):
+    with Store(tmp_path) as store:
+        wanted = asked(llama, store=store)
+    blob = next((tmp_path / "blobs").rglob("*.safetensors"))
+    blob.write_bytes(blob.read_bytes()[:-1] + b"X")
+    with Store(tmp_path) as store:
+        again = asked(llama, store=store)
+        assert store.incidents
+    assert 0 < again.timing["computed"] < len(wanted.cells)
+    assert again.cells == wanted.cells
+    assert torch.equal(again.representations, wanted.representations)
+
+
 def test_runs_share_their_cells(llama: Model, tmp_path: Path):
     with Store(tmp_path) as store:
         everything = asked(llama, store=store)

@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from bathyscope.engine.cells import stored_spec
 from bathyscope.engine.execute import Collected, Finished, Stop, execute
 from bathyscope.engine.plan import Plan
+from bathyscope.errors import StorageError
 from bathyscope.generation import Progress
 from bathyscope.model import Model
 from bathyscope.readouts import Candidate, Reading
@@ -66,6 +67,7 @@ def run_stored(
     run = store.create_run(kind, spec, plan.to_dict(), batches)
     computed = 0
     with store.lease(run):
+        store.get(keys)  # sets damaged cells aside, so that they are computed again
         pending = store.pending(run)
         done = len(keys) - sum(len(batches[batch]) for batch in pending)
         for event in execute(plan, source, target, batches=pending, stop=stop):
@@ -85,6 +87,8 @@ def run_stored(
             if progress is not None:
                 progress(done, len(keys))
     found = store.get(keys)
+    if lost := len(set(keys) - found.keys()):
+        raise StorageError(f"{lost} cells of run {run} were damaged meanwhile", "", "the same command again")
     return StoredRun(run, _collected([found[key] for key in keys]), computed)
 
 
