@@ -271,7 +271,7 @@ def test_a_position_that_does_not_exist_is_refused_with_those_that_do(llama: Mod
     for position in (n_tokens, -n_tokens - 1, (0, n_tokens)):
         with pytest.raises(PositionError, match=rf"the prompt has {n_tokens} tokens, positions 0 to {n_tokens - 1}"):
             run(llama, TEXT, writes=[Write("resid_post.1", Ablate(), position)])
-    with pytest.raises(PositionError, match="the prompt has 1 tokens"):
+    with pytest.raises(PositionError, match="the prompt has 1 token, positions 0 to 0"):
         run(llama, [TEXT, "x"], writes=[Write("resid_post.1", Ablate(), 1)])
 
 

@@ -178,8 +178,13 @@ def test_a_network_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path):
     error = refusal(tmp_path / "no-such-model")
-    assert "no-such-model" in error.given
-    assert "a local folder with config.json, a tokenizer and safetensors weights" in error.expected
+    assert error.given == f"there is no folder '{tmp_path / 'no-such-model'}'"
+    assert error.expected
+    assert error.remedy == "bathyscope models"
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path):
+    assert "a local folder with config.json, a tokenizer and safetensors weights" in refusal(tmp_path).expected
 
 
 def test_a_family_that_is_not_supported_is_named_with_those_that_are(tmp_path: Path):

@@ -128,7 +128,6 @@ def test_all_layers_of_another_component_are_all_blocks(llama: Model):
     assert [cell.source_layer for cell in result.cells] == [0, 1, 2, 3]
 
 
-@pytest.mark.xfail(reason="a layer that is given twice is measured twice")
 def test_a_layer_given_twice_is_one_cell(llama: Model):
     twice = patchscope(Source(llama, SOURCE, layer=(1, 1)), Target(prompt=PROMPT), readout=READ)
     assert twice.cells == patchscope(Source(llama, SOURCE, layer="1,1"), Target(prompt=PROMPT), readout=READ).cells
@@ -333,14 +332,24 @@ def test_provenance_is_enough_to_do_it_again(llama: Model, mapping, readout, sai
     assert {name: asked[name] for name in said} == said
     assert asked["decoding"] == "greedy"
     tokens = llama.tokenize(SOURCE)
-    assert asked["source"] == {"prompt": SOURCE, "ids": list(tokens.ids), "tokens": list(tokens.texts)}
+    assert asked["source"] == {
+        "prompt": SOURCE,
+        "ids": list(tokens.ids),
+        "tokens": list(tokens.texts),
+        "positions": [len(tokens) - 1],
+        "layers": [0, 1],
+        "component": "resid_post",
+    }
     inspection = prepare(llama, prompt)
     assert asked["target"] == {
         "prompt": inspection.tokens.text,
         "ids": list(inspection.tokens.ids),
+        "tokens": list(inspection.tokens.texts),
         "placeholder": "_",
         "placeholder_tokens": ["_"] * 5,
         "positions": list(inspection.positions),
+        "layers": "same",
+        "component": "resid_post",
     }
     assert len(origin["models"]) == 2
     for model in origin["models"]:
@@ -383,7 +392,7 @@ def test_progress_rises_to_its_end(llama: Model):
     ("source", "target", "kind", "said"),
     [
         ({"layer": 4}, {}, SiteError, "layer 4 does not exist; this model has layers -1"),
-        ({"layer": "0-9"}, {}, SiteError, "layer 4 does not exist"),
+        ({"layer": "0-9"}, {}, SiteError, "layer 9 does not exist"),
         ({"layer": -2}, {}, SiteError, "not a choice of layers"),
         ({"layer": (0, -2)}, {}, SiteError, "layer -2 does not exist"),
         ({"layer": ()}, {}, UsageError, "no layer was given"),

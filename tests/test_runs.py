@@ -28,7 +28,7 @@ TARGET = Target(prompt=custom("The cat of the keeper lives in x"))
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch):
     """Plans of several batches, which tiny models would not need."""
-    monkeypatch.setattr("bathyscope.patchscopes.plan", lambda *args: plan(*args, budget=120_000))
+    monkeypatch.setattr("bathyscope.patchscopes.plan", lambda *args: plan(*args, budget=480_000))
 
 
 def passes(model: Model):
@@ -185,7 +185,7 @@ from bathyscope.engine import plan
 from bathyscope.prompts import custom
 from bathyscope.readouts import Generate
 import bathyscope.patchscopes
-bathyscope.patchscopes.plan = lambda *args: plan(*args, budget=120_000)
+bathyscope.patchscopes.plan = lambda *args: plan(*args, budget=480_000)
 folder, home, text = sys.argv[1:]
 with Store(home) as store:
     model = load(folder)

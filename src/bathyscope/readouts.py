@@ -56,12 +56,13 @@ class Readout(ABC):
     """How many tokens have to be generated; 0 where the logits after the prompt suffice."""
 
     @abstractmethod
-    def read(self, model: Model, logits: Tensor, continuations: Sequence[Continuation]) -> tuple[Reading, ...]:
+    def read(self, model: Model, logits: Tensor | None, continuations: Sequence[Continuation]) -> tuple[Reading, ...]:
         """One reading a run.
 
         Args:
             model: the target model.
-            logits: after the prompt's last token, (runs, d_vocab).
+            logits: after the prompt's last token, (runs, d_vocab); None where `new_tokens` asks for texts,
+                since keeping them while texts are written would take the memory of many runs.
             continuations: what each run wrote, where `new_tokens` asks for it.
         """
 
@@ -91,7 +92,7 @@ class Generate(Readout):
             raise UsageError(f"{self.new_tokens} new tokens were asked for", "at least 1", "--new-tokens 20")
 
     @override
-    def read(self, model: Model, logits: Tensor, continuations: Sequence[Continuation]) -> tuple[Reading, ...]:
+    def read(self, model: Model, logits: Tensor | None, continuations: Sequence[Continuation]) -> tuple[Reading, ...]:
         del model, logits
         return tuple(Reading(one.text, one.ids, stopped=one.stopped) for one in continuations)
 
@@ -116,8 +117,10 @@ class NextToken(Readout):
             raise UsageError(f"the {self.k} likeliest tokens were asked for", "at least 1", "--top 10")
 
     @override
-    def read(self, model: Model, logits: Tensor, continuations: Sequence[Continuation]) -> tuple[Reading, ...]:
+    def read(self, model: Model, logits: Tensor | None, continuations: Sequence[Continuation]) -> tuple[Reading, ...]:
         del continuations
+        if logits is None:
+            raise ValueError("the likeliest next tokens are read from logits")
         best = torch.softmax(logits.float(), -1).topk(min(self.k, logits.shape[-1]))
         readings = []
         for ids, probabilities in zip(best.indices.tolist(), best.values.tolist(), strict=True):

@@ -260,14 +260,16 @@ def _run(
         yield list(readout.read(model, logits, ()))
         return
     later = [write for write in _writes(cells, representations) if write.when != "prompt"]
+    first = logits.argmax(-1)
+    del logits
     written: list[list[int]] = []
-    for written in decode(started, logits.argmax(-1), readout.new_tokens, later):
+    for written in decode(started, first, readout.new_tokens, later):
         if stop.now:
             raise CancelledError("the run was stopped", "batches that were finished are kept where there is a store")
         event = FirstToken if max(map(len, written)) == 1 else TextGrew
         for index, ids in zip(batch.cells, written, strict=True):
             yield event(index, model.decode(ids))
-    yield list(readout.read(model, logits, [continuation(model, ids) for ids in written]))
+    yield list(readout.read(model, None, [continuation(model, ids) for ids in written]))
 
 
 def _prefill(

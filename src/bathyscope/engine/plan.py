@@ -9,7 +9,7 @@ into batches depends on the cells and the budget alone, never on what has been c
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,6 +25,9 @@ from bathyscope.sites import GLOBAL, Site
 
 MEMORY_BUDGET = 2 * 2**30
 """Bytes that one batch may take above the loaded model."""
+
+KEPT_APART = 24 * 2**20
+"""Bytes of a budget that are left to the clean passes and to what an allocator does not give back at once."""
 
 PASS_OVERHEAD = 48
 """What starting one more pass costs, in tokens that could have been computed instead; measured on a laptop CPU."""
@@ -71,7 +74,7 @@ class Plan:
     target_passes: int
     batch_passes: int
     memory: int
-    seconds: float
+    seconds: float = field(compare=False)
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -231,7 +234,8 @@ def _partition(
             merged.append((column, list(rows)))
     batches = []
     for start, rows in merged:
-        size = max(1, budget // max(1, _bytes(cells, rows[:1], start, model)))
+        room = max(budget // 4, budget - KEPT_APART)
+        size = max(1, room // max(1, _bytes(cells, rows[:1], start, model)))
         wakes = {index: 0 if awake_early else _wake(cells[index], model.n_layers) for index in rows}
         rows = sorted(rows, key=lambda index, wakes=wakes: (wakes[index], index))
         for first in range(0, len(rows), size):
@@ -265,7 +269,7 @@ def _notes(model: Model, awake_early: bool) -> tuple[str, ...]:
 def _seconds(token_layers: int, cells: Sequence[Cell], rows: int, model: Model) -> float:
     """About how long the products of a plan take, at the speed of one of the model's own, at the plan's rows."""
     weight = model.unembedding.weight[:4096]
-    probe = torch.randn(min(rows, 512), weight.shape[1], dtype=weight.dtype, device=weight.device)
+    probe = torch.ones(min(rows, 512), weight.shape[1], dtype=weight.dtype, device=weight.device)
     began = time.perf_counter()
     for _ in range(3):
         torch.nn.functional.linear(probe, weight)
