@@ -279,4 +279,5 @@ def test_half_precision_decides_in_float32(family: TinyFamily):
     decided, rounded = model.decide(hidden), model._finish(model.unembedding(hidden))
     assert decided.dtype == torch.float32
     assert torch.equal(decided.argmax(-1), exact.argmax(-1))
+    assert torch.equal(model.choose(hidden), exact.argmax(-1))
     assert (rounded.float() - exact).abs().max() > 10 * (decided.max(-1).values - exact.max(-1).values).abs().max()

@@ -178,7 +178,6 @@ def test_noise_leaves_torchs_own_randomness_alone():
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.xfail(reason="noise is drawn for all rows of a batch together, so that it depends on the batch")
 @pytest.mark.parametrize("position", [0, (1, 2), None])
 def test_every_row_of_a_batch_gets_the_noise_that_it_gets_alone(llama: Model, position):
     write = [Write("embed", Noise(1.0, seed=3), position)]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bathyscope import Source, Target, capture, generate, patchscope, run, wrap
-from bathyscope.errors import PositionError, SiteError, UsageError
+from bathyscope.errors import InterventionError, PositionError, SiteError, UsageError
 from bathyscope.interventions import Replace, Write
 from bathyscope.mappings import Identity, NormMatch, Scale
 from bathyscope.model import Model
@@ -120,9 +120,6 @@ def test_a_contribution_may_be_written_into_the_residual_stream(llama: Model):
     assert [cell.ids for cell in result.cells] == [by_hand(cell, llama).ids for cell in result.cells]
 
 
-@pytest.mark.xfail(
-    reason="all, which is what stands there unless said, includes the embedding, where only resid_post is met"
-)
 def test_all_layers_of_another_component_are_all_blocks(llama: Model):
     result = patchscope(Source(llama, SOURCE, component="mlp_out"), Target(prompt=PROMPT), readout=READ)
     assert [cell.source_layer for cell in result.cells] == [0, 1, 2, 3]
@@ -263,6 +260,12 @@ def test_the_likeliest_next_token_is_the_first_that_is_generated(model: Model):
 def test_a_readout_of_nothing_is_refused(readout, remedy: str):
     with pytest.raises(UsageError, match=remedy):
         readout()
+
+
+@pytest.mark.parametrize("readout", [Generate(2), NextToken(2)])
+def test_what_is_no_number_is_not_read_out(llama: Model, readout):
+    with pytest.raises(InterventionError, match="not finite"):
+        patchscope(Source(llama, SOURCE, layer=1), Target(prompt=PROMPT), mapping=Scale(float("inf")), readout=readout)
 
 
 # Two models

@@ -100,7 +100,6 @@ def test_the_json_is_one_line_that_says_what_it_is(result: PatchscopeResult):
     )
 
 
-@pytest.mark.xfail(reason="a kind is known only once the module of its method has been imported")
 def test_a_new_process_loads_it(told: PatchscopeResult, tmp_path: Path):
     path = told.save(tmp_path / "a.json")
     code = f"import bathyscope; print(bathyscope.Result.load({str(path)!r}).kind)"

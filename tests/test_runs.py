@@ -1,6 +1,7 @@
 """Plans carried out against a store: equal results, nothing computed twice, nothing lost."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import torch
 
 from bathyscope import Source, Store, Target, patchscope
 from bathyscope.cli import main
-from bathyscope.engine import CancelledError, Stop, plan
+from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import StorageError
 from bathyscope.model import Model
 from bathyscope.patchscopes import patchscope_again
@@ -25,10 +26,8 @@ TEXT = "The capital of France is Paris"
 TARGET = Target(prompt=custom("The cat of the keeper lives in x"))
 
 
-@pytest.fixture
-def small_batches(monkeypatch: pytest.MonkeyPatch):
-    """Plans of several batches, which tiny models would not need."""
-    monkeypatch.setattr("bathyscope.patchscopes.plan", lambda *args: plan(*args, budget=480_000))
+SMALL = 480_000
+"""A budget that tiny models need several batches for."""
 
 
 def passes(model: Model):
@@ -59,16 +58,23 @@ def test_a_stored_run_is_the_run_and_asking_again_costs_no_model_work(llama: Mod
     assert (info.status, info.n_cells, info.kind) == ("complete", len(plain.cells) + 1, "patchscope")
 
 
-def test_a_stopped_run_goes_on_where_it_stopped(llama: Model, tmp_path: Path, small_batches: None):
+def hurry(stop: Stop):
+    def told(*_):
+        stop.soon = True
+
+    return told
+
+
+def test_a_stopped_run_goes_on_where_it_stopped(llama: Model, tmp_path: Path):
     wanted = asked(llama)
     with Store(tmp_path / "whole") as store:
-        whole = store.export(asked(llama, store=store).run, tmp_path / "whole.json").read_bytes()
+        whole = store.export(asked(llama, store=store, budget=SMALL).run, tmp_path / "whole.json").read_bytes()
     with Store(tmp_path / "stopped") as store:
         computed = 0
         for _ in range(30):
             stop = Stop()
             try:
-                done = asked(llama, store=store, stop=stop, progress=lambda *_, stop=stop: setattr(stop, "soon", True))
+                done = asked(llama, store=store, stop=stop, budget=SMALL, progress=hurry(stop))
                 computed += done.timing["computed"]
                 break
             except CancelledError as error:
@@ -181,18 +187,21 @@ import sys
 import torch
 torch.set_num_threads(1)
 from bathyscope import Source, Store, Target, load, patchscope
-from bathyscope.engine import plan
 from bathyscope.prompts import custom
 from bathyscope.readouts import Generate
-import bathyscope.patchscopes
-bathyscope.patchscopes.plan = lambda *args: plan(*args, budget=480_000)
 folder, home, text = sys.argv[1:]
+
+class Told(Store):
+    def commit(self, run, batch, records):
+        super().commit(run, batch, records)
+        print("acknowledged", self.show(run).n_done, flush=True)
+
 with Store(home) as store:
     model = load(folder)
     print("ready", flush=True)
     done = patchscope(
         Source(model, text, "all", "all"), Target(prompt=custom("The cat of the keeper lives in x")),
-        readout=Generate(60), store=store, progress=lambda done, total: print("acknowledged", done, flush=True),
+        readout=Generate(60), store=Told(home), budget=480_000,
     )
     print("complete", done.timing["computed"], flush=True)
 """
@@ -246,3 +255,37 @@ def test_the_model_in_a_key_is_its_weights_and_not_its_name(tmp_path: Path, llam
         asked(llama, store=store)
         assert asked(renamed, store=store).timing["computed"] == 0
         assert asked(other, store=store).timing["computed"] > 0
+
+
+def test_ctrl_c_keeps_what_is_finished(tmp_path: Path):
+    folder = save_tiny("llama", tmp_path / "tiny")
+    command = [sys.executable, "-m", "bathyscope", "patchscope", TEXT, "--model", str(folder), "--at", "all"]
+    command += [
+        "--text",
+        "The cat of the keeper lives in x",
+        "--new-tokens",
+        "90",
+        "--target-layer",
+        "all",
+        "--memory",
+        "1",
+    ]
+    home = {**os.environ, "BATHYSCOPE_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(command, env=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        if (tmp_path / "home" / "data" / "runs.sqlite").exists():
+            with Store(tmp_path / "home" / "data") as store:
+                if any(0 < run.n_done < run.n_cells for run in store.runs()):
+                    break
+    child.send_signal(signal.SIGINT)
+    out, told = child.communicate(timeout=60)
+    assert child.returncode == 130, told
+    assert out == ""
+    assert "finishing the batch under way" in told
+    assert "Traceback" not in told
+    with Store(tmp_path / "home" / "data") as store:
+        (run,) = store.runs()
+        assert 0 < run.n_done < run.n_cells
+        assert run.status == "incomplete"

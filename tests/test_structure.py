@@ -195,7 +195,7 @@ SEAMS = {
     "typer": {"cli"},
     "rich": {"cli", "embedded"},
     "pandas": {"results"},
-    "safetensors": {"results", "store", "engine"},
+    "safetensors": {"results", "store", "engine", "loading"},
     "platformdirs": {"embedded", "store"},
     "sqlite3": {"store"},
 }

@@ -18,17 +18,26 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from bathyscope.model import Model
 
 NAME = "bathyscope_shared"
+
+PRECISION = torch.float32
+"""What scores and sums are computed in, and what keys and values of rows that share a prefix are kept in."""
 _PREFIX = "_bathyscope_prefix"
 
 
 def attach_prefix(keys: Tensor, prefix: tuple[Tensor, Tensor]) -> None:
-    """Let keys that are about to be attended to carry what stands before them."""
+    """Let keys that are about to be attended to carry what stands before them.
+
+    Args:
+        keys: (rows, n_kv_heads, own keys, d_head).
+        prefix: keys, (n_kv_heads, d_head, prefix), and values, (n_kv_heads, prefix, d_head), in `PRECISION`.
+    """
     setattr(keys, _PREFIX, prefix)
 
 
 def can_share(model: Model) -> bool:
     """Whether a model's attention can be told to share: where it goes through transformers' interface, as sdpa."""
-    return model.attention == "sdpa" and model.architecture.attention_interface
+    coarser = model.dtype != torch.float64
+    return coarser and model.attention == "sdpa" and model.architecture.attention_interface
 
 
 @contextmanager
@@ -76,20 +85,20 @@ def attend_shared(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     rows, n_heads, queries, d_head = query.shape
-    n_kv_heads, shared = key.shape[1], prefix[0].shape[-2]
+    n_kv_heads, shared = key.shape[1], prefix[0].shape[-1]
     scale = d_head**-0.5 if scaling is None else scaling
-    grouped = (query * scale).float().reshape(rows, n_kv_heads, -1, d_head)
+    grouped = (query.to(PRECISION) * scale).reshape(rows, n_kv_heads, -1, d_head)
     # All rows at once against the prefix: (n_kv_heads, rows x group x queries, d_head) with (d_head, prefix).
     gathered = grouped.transpose(0, 1).reshape(n_kv_heads, -1, d_head)
-    before = torch.matmul(gathered, prefix[0][0].float().transpose(-1, -2))
+    before = torch.matmul(gathered, prefix[0])
     before = before.view(n_kv_heads, rows, -1, shared).transpose(0, 1)
-    scores = torch.cat([before, torch.matmul(grouped, key.float().transpose(-1, -2))], -1)
+    scores = torch.cat([before, torch.matmul(grouped, key.transpose(-1, -2))], -1)
     if attention_mask is not None:
         scores = _masked(scores.view(rows, n_heads, queries, -1), attention_mask).view_as(scores)
     weights = torch.softmax(scores, -1)
     over_prefix = weights[..., :shared].transpose(0, 1).reshape(n_kv_heads, -1, shared)
-    mixed = torch.matmul(over_prefix, prefix[1][0].float()).view(n_kv_heads, rows, -1, d_head).transpose(0, 1)
-    mixed = mixed + torch.matmul(weights[..., shared:], value.float())
+    mixed = torch.matmul(over_prefix, prefix[1]).view(n_kv_heads, rows, -1, d_head).transpose(0, 1)
+    mixed = mixed + torch.matmul(weights[..., shared:], value)
     return mixed.reshape(rows, n_heads, queries, d_head).transpose(1, 2).to(query.dtype), None
 
 

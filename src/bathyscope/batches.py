@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bathyscope import kv
 from bathyscope.attention import sharing
-from bathyscope.errors import UsageError
+from bathyscope.errors import InterventionError, UsageError
 from bathyscope.hooks import Window
 from bathyscope.interventions import Write
 from bathyscope.model import Model, Prompt, Tokens
@@ -58,7 +58,12 @@ class Batch:
             ids: the tokens of a window beyond the prompt, (rows, 1).
         """
         with sharing(self.model, shared=self.shared):
-            return self.model.hf.base_model(**self._inputs(ids)).last_hidden_state[:, -1]
+            hidden = self.model.hf.base_model(**self._inputs(ids)).last_hidden_state[:, -1]
+        if not torch.isfinite(hidden).all():
+            raise InterventionError(
+                f"{self.model.name} computed values that are not finite", "what was written may be too large"
+            )
+        return hidden
 
     def advance(self) -> None:
         """Move the window to the next column."""
@@ -101,6 +106,12 @@ def as_rows(model: Model, prompts: Prompts) -> list[Tokens]:
     if not rows:
         raise UsageError("no prompt was given", "at least one is needed")
     return rows
+
+
+def check_batch_size(size: int) -> None:
+    """Refuse a batch of no rows."""
+    if size < 1:
+        raise UsageError(f"batch_size={size} was given", "at least 1")
 
 
 def check_writes(writes: Sequence[Write], n_rows: int) -> None:

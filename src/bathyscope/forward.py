@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bathyscope.batches import Batch, Prompts, as_rows, check_writes, writes_within
+from bathyscope.batches import Batch, Prompts, as_rows, check_batch_size, check_writes, writes_within
 from bathyscope.errors import InterventionError, UsageError
 from bathyscope.hooks import EnoughRead, Hooks
 from bathyscope.interventions import Write
@@ -84,6 +84,7 @@ def run(
     rows = as_rows(model, prompts)
     sites = [model.site(site) for site in reads]
     check_writes(writes, len(rows))
+    check_batch_size(batch_size)
     if any(write.when == "generated" for write in writes):
         raise UsageError('a write with when="generated" was given to a run without generation', "", "generate(...)")
     logits: list[Tensor] = []
@@ -117,6 +118,7 @@ def capture(model: Model, prompts: Prompts, sites: Sequence[Site | str], *, batc
     """
     rows = as_rows(model, prompts)
     wanted = [model.site(site) for site in sites]
+    check_batch_size(batch_size)
     by_site: dict[Site, list[Tensor]] = {site: [] for site in wanted}
     for first in range(0, len(rows), batch_size):
         batch = Batch(model, rows[first : first + batch_size])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bathyscope import kv
-from bathyscope.batches import Batch, Prompts, as_rows, check_writes, writes_within
+from bathyscope.batches import Batch, Prompts, as_rows, check_batch_size, check_writes, writes_within
 from bathyscope.errors import UsageError
 from bathyscope.hooks import Hooks, token_index
 from bathyscope.interventions import Write
@@ -78,6 +78,7 @@ def generate(
         raise UsageError('a write with when="generated" was given with one new token', "", "max_new_tokens=2")
     longest = max(len(row) for row in rows) + max_new_tokens
     model.check_length(longest - 1)
+    check_batch_size(1 if batch_size is None else batch_size)
     size = batch_size or max(1, ROW_BUDGET // kv.row_bytes(model.architecture, model.dtype, longest))
     found: list[Continuation] = []
     for first in range(0, len(rows), size):
@@ -92,7 +93,7 @@ def generate(
         started, hidden = _prefill(model, batch, inside, max_new_tokens)
         later = [write for write in inside if write.when != "prompt"]
         written: list[list[int]] = []
-        for written in decode(started, model.decide(hidden).argmax(-1), max_new_tokens, later):
+        for written in decode(started, model.choose(hidden), max_new_tokens, later):
             tick(max(len(ids) for ids in written))
         found += [continuation(model, ids) for ids in written]
     return tuple(found)
@@ -112,6 +113,7 @@ def next_logits(
     """
     rows = as_rows(model, prompts)
     check_writes(writes, len(rows))
+    check_batch_size(batch_size)
     found = []
     for first in range(0, len(rows), batch_size):
         batch = rows[first : first + batch_size]
@@ -148,7 +150,7 @@ def decode(batch: Batch, first: Tensor, new_tokens: int, writes: Sequence[Write]
                 batch.keep(kept)
                 rows, tokens = [rows[index] for index in going], tokens[kept]
             batch.advance()
-            tokens = model.decide(batch.last(tokens[:, None])).argmax(-1)
+            tokens = model.choose(batch.last(tokens[:, None]))
             for row, token in zip(rows, tokens.tolist(), strict=True):
                 if written[row][-1] not in stops:
                     written[row].append(token)

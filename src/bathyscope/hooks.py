@@ -35,17 +35,23 @@ class Window:
     start: int
     length: int
 
-    def find(self, write: Write) -> tuple[Tensor, Tensor] | None:
-        """Rows and columns, within this pass, that a write touches; None where it touches nothing."""
-        rows = range(len(self.pads)) if write.row is None else (write.row,)
-        if self.start >= self.prompt:
-            places = [] if write.when == "prompt" else [(row, 0) for row in rows]
-        elif write.when == "generated":
-            places = []
-        else:
-            places = [(row, column - self.start) for row in rows for column in self._columns(write, row)]
-        inside = [(row, column) for row, column in places if 0 <= column < self.length]
-        return tuple(torch.tensor(inside).unbind(1)) if inside else None  # type: ignore[return-value]
+    def find(self, write: Write) -> list[tuple[Tensor, Tensor]]:
+        """Rows and columns, within this pass, that a write touches: one pair for each row that it touches.
+
+        Each row is written by itself, so that a row of a batch gets what it would get alone.
+        """
+        found = []
+        for row in range(len(self.pads)) if write.row is None else (write.row,):
+            if self.start >= self.prompt:
+                columns = [] if write.when == "prompt" else [0]
+            elif write.when == "generated":
+                columns = []
+            else:
+                columns = [column - self.start for column in self._columns(write, row)]
+            inside = torch.tensor([column for column in columns if 0 <= column < self.length], dtype=torch.long)
+            if len(inside):
+                found.append((torch.full_like(inside, row), inside))
+        return found
 
     def _columns(self, write: Write, row: int) -> list[int]:
         n_tokens = self.prompt - self.pads[row]
@@ -214,15 +220,15 @@ class Hooks:
 
     def _happen(self, visit: _Visit, tensor: Tensor) -> Tensor:
         found = [(index, self.window.find(write)) for index, write in enumerate(visit.writes)]
-        if any(places is not None for _, places in found):
+        if any(places for _, places in found):
             # The tensor may be held by a cache, another hook or the model's own residual: it is copied
             # before it is written, except where that very residual is what has to change.
             tensor = tensor if visit.tap.in_place else tensor.clone()
             laid_out = _lay_out(tensor, visit.tap, self.window.length)
             for index, places in found:
-                if places is not None:
-                    places = (places[0].to(tensor.device), places[1].to(tensor.device))
-                    laid_out[places] = _write(laid_out[places], visit, visit.writes[index].intervention)
+                for rows, columns in places:
+                    at = (rows.to(tensor.device), columns.to(tensor.device))
+                    laid_out[at] = _write(laid_out[at], visit, visit.writes[index].intervention)
                     visit.fired.add(index)
         if visit.is_read:
             laid_out = _lay_out(tensor, visit.tap, self.window.length)

@@ -49,7 +49,8 @@ class _RowsLayer(DynamicLayer):
                 own = states[..., self.first :, :]
                 buffer[..., : own.shape[-2], :] = own
             if self.first:
-                self.prefix = known[0][..., : self.first, :], known[1][..., : self.first, :]
+                keys, values = (states[0, :, : self.first].to(attention.PRECISION) for states in known)
+                self.prefix = keys.transpose(-1, -2).contiguous(), values.contiguous()
 
     @override
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -68,8 +69,10 @@ class _RowsLayer(DynamicLayer):
 
     @override
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        # Beside a shared prefix they are kept as attention computes with them, not converted at every step.
+        dtype = attention.PRECISION if self.first else None
         self.buffers = tuple(
-            states.new_empty(self.rows, states.shape[1], self.capacity - self.first, states.shape[-1])
+            states.new_empty(self.rows, states.shape[1], self.capacity - self.first, states.shape[-1], dtype=dtype)
             for states in (key_states, value_states)
         )
         self.is_initialized = True

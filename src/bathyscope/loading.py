@@ -98,6 +98,7 @@ def _open(
     folder: str, shown: str, revision: str | None, dtype: torch.dtype | str, placed: Any, attention: str | None
 ) -> tuple[Any, Any]:
     # transformers takes seconds to import, and a wrong option should be answered before that.
+    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     if folder.startswith((".", "/", "~")) and not Path(folder).expanduser().is_dir():
@@ -110,11 +111,21 @@ def _open(
         config = AutoConfig.from_pretrained(folder, **trusted)
         describe(config)
         options = {"attn_implementation": attention} if attention else {}
-        hf = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, device_map=placed, use_safetensors=True, **trusted, **options
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map=placed,
+            use_safetensors=True,
+            output_loading_info=True,
+            **trusted,
+            **options,
         )
+        hf, told = loaded
+        # transformers draws weights that it does not find at random, and a model made so passes every check.
+        if absent := sorted(told["missing_keys"]):
+            raise ValueError(f"{len(absent)} weights are missing, {absent[0]} first")
         return hf, AutoTokenizer.from_pretrained(folder, **trusted)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(
             f"the model {shown!r} could not be loaded ({reason})",

@@ -13,6 +13,7 @@ import torch
 
 from bathyscope import prompts
 from bathyscope.engine import Cell, Plan, Read, Stop, collect, plan, run_stored
+from bathyscope.engine.plan import MEMORY_BUDGET
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
 from bathyscope.mappings import Identity, mapping_of
@@ -81,6 +82,7 @@ def plan_patchscope(
     *,
     mapping: RepresentationMapping | None = None,
     readout: Readout | None = None,
+    budget: int = MEMORY_BUDGET,
 ) -> Plan:
     """What `patchscope` would run, without running it: `plan_patchscope(...).explain()` tells what it costs.
 
@@ -93,7 +95,7 @@ def plan_patchscope(
         >>> len(planned.cells), len(planned.batches)
         (32, 1)
     """
-    return _Asked(source, target or Target(), mapping or Identity(), readout or Generate()).plan
+    return _Asked(source, target or Target(), mapping or Identity(), readout or Generate(), budget).plan
 
 
 def patchscope(
@@ -103,6 +105,7 @@ def patchscope(
     mapping: RepresentationMapping | None = None,
     readout: Readout | None = None,
     store: Store | None = None,
+    budget: int = MEMORY_BUDGET,
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> PatchscopeResult:
@@ -114,6 +117,7 @@ def patchscope(
         mapping: what happens to them between; `Identity` unless said.
         readout: what is taken from the target run; `Generate` of 20 tokens unless said.
         store: where finished cells are kept: what it holds already is not computed again.
+        budget: bytes that one batch may take above the loaded model.
         progress: called with what is done and what there is to do.
         stop: looked at at every decoding step and after every batch.
 
@@ -131,7 +135,7 @@ def patchscope(
         >>> result.cells[0].text[:17]
         ': British monarch'
     """
-    asked = _Asked(source, target or Target(), mapping or Identity(), readout or Generate())
+    asked = _Asked(source, target or Target(), mapping or Identity(), readout or Generate(), budget)
     models = source.model, asked.target_model
     began = time.perf_counter()
     if store is None:
@@ -178,7 +182,7 @@ def patchscope_again(
         spec: the run's spec, as `Store.show` gives it.
         source_model: the first model that the spec names.
         target_model: the second.
-        options: `store`, `progress` and `stop` of `patchscope`.
+        options: `store`, `budget`, `progress` and `stop` of `patchscope`.
     """
     source, target = spec["source"], spec["target"]
     prompt = Inspection(_tokens(target), tuple(target["positions"]), target["placeholder"])
@@ -198,7 +202,9 @@ def _tokens(spec: Mapping[str, Any]) -> Tokens:
 class _Asked:
     """One call of `patchscope`, resolved: tokens, places, cells, and the plan for them."""
 
-    def __init__(self, source: Source, target: Target, mapping: RepresentationMapping, readout: Readout) -> None:
+    def __init__(
+        self, source: Source, target: Target, mapping: RepresentationMapping, readout: Readout, budget: int
+    ) -> None:
         self.source, self.target, self.mapping, self.readout = source, target, mapping, readout
         self.target_model = target.model or source.model
         self.tokens = source.model.tokenize(source.prompt)
@@ -211,7 +217,7 @@ class _Asked:
         )
         # The last cell is written to by nobody: it is the control of the others.
         self.cells = [*map(self._cell, self.places), Cell(self.inspection.tokens, readout)]
-        self.plan = plan(self.cells, source.model, self.target_model)
+        self.plan = plan(self.cells, source.model, self.target_model, budget=budget)
 
     def _cell(self, place: "_Place") -> Cell:
         return Cell(
@@ -291,10 +297,10 @@ class _Place:
 
 
 def _places(source: Source, target: Target, tokens: Tokens, target_model: Model) -> Iterator[_Place]:
-    source_layers = _layers(source.layer, source.model)
+    source_layers = _layers(source.layer, source.model, source.component)
     for position in prompts.resolve(tokens, source.position):
         for layer in source_layers:
-            targets = (layer,) if target.layer == "same" else _layers(target.layer, target_model)
+            targets = (layer,) if target.layer == "same" else _layers(target.layer, target_model, target.component)
             for target_layer in targets:
                 check_layer(target_layer, target_model.n_layers)
                 yield _Place(
@@ -306,7 +312,9 @@ def _places(source: Source, target: Target, tokens: Tokens, target_model: Model)
                 )
 
 
-def _layers(layers: Layers, model: Model) -> tuple[int, ...]:
+def _layers(layers: Layers, model: Model, component: str) -> tuple[int, ...]:
+    if layers == "all" and component != "resid_post":
+        return tuple(range(model.n_layers))  # only the residual stream has an embedding
     if isinstance(layers, (int, str)):
         return parse_layers(layers, model.n_layers)
     found = tuple(layers)

@@ -56,7 +56,7 @@ class InspectionPrompt:
     reply: str = ""
 
     def __post_init__(self) -> None:
-        if not self.placeholder or self.placeholder not in self.text + self.reply:
+        if not self.placeholder or self.placeholder not in self.text:
             raise UsageError(
                 f"the placeholder {self.placeholder!r} is not in the target prompt {self.text!r}",
                 "the prompt must hold the text that is overwritten",
@@ -161,9 +161,8 @@ def prepare(model: Model, prompt: InspectionPrompt | Inspection | str) -> Inspec
     if isinstance(prompt, Inspection):
         return prompt
     prompt = custom(prompt) if isinstance(prompt, str) else prompt
-    text = _in_chat(model, prompt) if prompt.chat else prompt.text + (f" {prompt.reply}" if prompt.reply else "")
+    start, text = _in_chat(model, prompt) if prompt.chat else (0, " ".join(filter(None, (prompt.text, prompt.reply))))
     tokens = model.tokenize(text)
-    start = text.index(prompt.text) if prompt.text in text else 0
     stop = start + len(prompt.text)
     found = [place for place in _occurrences(text, prompt.placeholder) if start <= place < stop]
     places = found if prompt.every else found[-1:]
@@ -253,10 +252,23 @@ def _tokens_of(tokens: Tokens, first: int, last: int, *, exact: bool = False) ->
     return found
 
 
-def _in_chat(model: Model, prompt: InspectionPrompt) -> str:
+def _in_chat(model: Model, prompt: InspectionPrompt) -> tuple[int, str]:
+    """Where the message begins in the chat text, and the text."""
     if not model.tokenizer.chat_template:
         raise UsageError(f"{model.name} has no chat template", "a chat prompt needs one", "--no-chat")
-    text = model.tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt.text}], tokenize=False, add_generation_prompt=True
-    )
-    return str(text) + prompt.reply
+
+    def rendered(message: str) -> str:
+        messages = [{"role": "user", "content": message}]
+        return str(model.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    # A template may use a word of the message for itself; a word that it cannot know tells the place.
+    start = rendered(_UNKNOWN_WORD).index(_UNKNOWN_WORD)
+    text = rendered(prompt.text)
+    if not text.startswith(prompt.text, start):
+        raise UsageError(
+            f"the chat template of {model.name} changes the message", "it must stand there as it is", "--no-chat"
+        )
+    return start, text + prompt.reply
+
+
+_UNKNOWN_WORD = "bathyscopemessage"

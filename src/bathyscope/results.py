@@ -9,7 +9,7 @@ import platform
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -24,6 +24,9 @@ SCHEMA_VERSION = 1
 """Version of the stored form; a file of a newer one is refused."""
 
 _KINDS: dict[str, type["Result"]] = {}
+
+_HOMES = {"patchscope": "bathyscope.patchscope_result"}
+"""Where each kind is defined, for a file that is read before anything made a result of its kind."""
 
 
 class Result(ABC):
@@ -131,6 +134,8 @@ class Result(ABC):
                     f"this bathyscope reads up to {SCHEMA_VERSION}",
                     "pip install --upgrade bathyscope",
                 )
+            if data["kind"] in _HOMES:
+                import_module(_HOMES[data["kind"]])
             return _KINDS[data["kind"]].from_dict(data, tensors)
         except (BathyscopeError, MemoryError):
             raise

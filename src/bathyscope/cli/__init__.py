@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if session.debug:
             traceback.print_exc()
-        code = _explain(error)
+        return _explain(error)
     if code == INTERRUPTED:
         terminal.complain("stopped")
     return code

@@ -241,7 +241,7 @@ Explain = Annotated[
     typer.Option(
         "--explain",
         metavar="",
-        help="Before running, say on stderr what will be run and what each saving saves.",
+        help="With --explain, say on stderr before running what will be run and what each saving saves.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -250,7 +250,17 @@ Stored = Annotated[
     typer.Option(
         "--store/--no-store",
         metavar="",
-        help="Keep finished cells, so that nothing is computed twice (see bathyscope runs), or do not: --no-store.",
+        help="--store keeps finished cells, so that none is computed twice (see bathyscope runs); --no-store does not.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Memory = Annotated[
+    int | None,
+    typer.Option(
+        metavar="MB",
+        min=1,
+        show_default="2048",
+        help="How much memory a batch may take above the model, such as --memory 256; less means more batches.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -31,6 +31,7 @@ def command(
     out: options.Out = None,
     explain: options.Explain = False,
     stored: options.Stored = True,
+    memory: options.Memory = None,
     debug: options.Debug = False,
 ) -> None:
     """Let a model say in words what each of its layers holds of a text.
@@ -68,12 +69,12 @@ def command(
         bathyscope.Source(source_model, text, position=choices.position(at), layer=layers),
         bathyscope.Target(other, inspection, layer=target_layer),
     )
-    chosen = {"mapping": chosen_mapping, "readout": chosen_readout}
+    chosen = {"mapping": chosen_mapping, "readout": chosen_readout, "budget": (memory or 2048) * 2**20}
     if explain:
         terminal.note_lines(bathyscope.plan_patchscope(*asked, **chosen).explain())
     with (
         opened(stored=stored) as store,
-        terminal.progress("reading and writing", shown=shown) as tick,
+        terminal.progress("reading and writing", shown=shown, per_cell=max(1, chosen_readout.new_tokens)) as tick,
         stoppable() as stop,
     ):
         result = bathyscope.patchscope(*asked, **chosen, store=store, progress=tick, stop=stop)

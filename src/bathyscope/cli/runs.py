@@ -33,6 +33,7 @@ def root() -> None:
 
     Examples:
       bathyscope runs list
+      bathyscope runs list --json
     """
 
 

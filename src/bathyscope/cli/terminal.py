@@ -16,7 +16,17 @@ from contextlib import contextmanager
 from rich import box
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -109,9 +119,26 @@ def complain(text: str) -> None:
     err().print(Text.assemble(("bathyscope: ", "bold red"), clean(re.sub(r"\s*\n\s*", " ", text))))
 
 
+class _CellRate(ProgressColumn):
+    """Cells a second."""
+
+    def __init__(self, per_cell: int) -> None:
+        super().__init__()
+        self._per_cell = per_cell
+
+    def render(self, task: Task) -> Text:
+        """The rate so far, or nothing before there is one."""
+        return Text(f"{task.speed / self._per_cell:.1f} cells/s, left" if task.speed else "")
+
+
 @contextmanager
-def progress(what: str, *, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str, *, shown: bool = True, per_cell: int = 0) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr that goes away, where a person is looking; it pulses until it is told how much there is.
+
+    Args:
+        what: is under way.
+        shown: whether there is a bar at all.
+        per_cell: steps that make a cell, to tell cells a second and the time left; 0 tells neither.
 
     Yields:
         A function of what is done and what there is to do.
@@ -123,6 +150,7 @@ def progress(what: str, *, shown: bool = True) -> Iterator[Callable[[int, int], 
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
+        *((_CellRate(per_cell), TimeRemainingColumn(compact=True)) if per_cell else ()),
     )
     with Progress(
         *columns, console=console, transient=True, redirect_stdout=False, disable=not (shown and console.is_terminal)

@@ -183,20 +183,41 @@ def collect(
     """
     readings: dict[int, Reading] = {}
     representations: dict[int, Tensor | None] = {}
-    n_tokens = sum(max(1, cell.readout.new_tokens) for cell in plan.cells)
-    done = 0
-    for event in execute(plan, source, target, stop=stop):
+    for event in watched(execute(plan, source, target, stop=stop), plan, progress):
         if isinstance(event, Finished):
             cells = plan.batches[event.batch].cells
             readings |= zip(cells, event.readings, strict=True)
             representations |= zip(cells, event.representations, strict=True)
-            done = sum(max(1, plan.cells[cell].readout.new_tokens) for cell in readings)
-        else:
-            done += 1
-        if progress is not None:
-            progress(min(done, n_tokens), n_tokens)
     order = range(len(plan.cells))
     return Collected(tuple(readings[cell] for cell in order), tuple(representations[cell] for cell in order))
+
+
+def watched(events: Iterator[Event], plan: Plan, progress: Progress | None, finished: int = 0) -> Iterator[Event]:
+    """Events, told to `progress` as they pass: the tokens that are there, and those there may be.
+
+    Args:
+        events: of an execution.
+        plan: its plan.
+        progress: what is told, or None.
+        finished: tokens that were there before.
+    """
+    n_tokens = sum(tokens_of(cell) for cell in plan.cells)
+    under_way = 0
+    for event in events:
+        if isinstance(event, Finished):
+            # Texts that ended early count as whole.
+            finished += sum(tokens_of(plan.cells[cell]) for cell in plan.batches[event.batch].cells)
+            under_way = 0
+        else:
+            under_way += 1
+        if progress is not None:
+            progress(min(finished + under_way, n_tokens), n_tokens)
+        yield event
+
+
+def tokens_of(cell: Cell) -> int:
+    """How many tokens a cell may write; one where only its next token is read."""
+    return max(1, cell.readout.new_tokens)
 
 
 def _read_sources(plan: Plan, model: Model, batches: Sequence[int]) -> dict[Read | None, Tensor]:

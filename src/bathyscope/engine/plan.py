@@ -8,14 +8,14 @@ into batches depends on the cells and the budget alone, never on what has been c
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from bathyscope import kv
-from bathyscope.attention import can_share
+from bathyscope.attention import PRECISION, can_share
 from bathyscope.bypass import can_bypass
 from bathyscope.engine.cells import Cell
 from bathyscope.hooks import token_index
@@ -62,6 +62,7 @@ class Plan:
         naive_token_layers, token_layers: tokens times blocks, of a loop over the cells and of this plan.
         source_passes, target_passes, batch_passes: how many passes of each kind there are.
         memory: bytes that the largest batch takes.
+        saved: token-layers that each rewrite saves, by its name.
         seconds: about how long it will take, from the speed of one matrix product on this machine.
         notes: rewrites that are off, and why.
     """
@@ -74,6 +75,7 @@ class Plan:
     target_passes: int
     batch_passes: int
     memory: int
+    saved: Mapping[str, int]
     seconds: float = field(compare=False)
     notes: tuple[str, ...] = ()
 
@@ -88,6 +90,7 @@ class Plan:
             "batch_passes": self.batch_passes,
             "naive_token_layers": self.naive_token_layers,
             "token_layers": self.token_layers,
+            "saved_token_layers": dict(self.saved),
             "memory_bytes": self.memory,
             "estimated_seconds": round(self.seconds, 2),
             "notes": list(self.notes),
@@ -117,9 +120,10 @@ class Plan:
             f"  a loop over the cells   {self.naive_passes:>8,} passes {self.naive_token_layers:>12,} token-layers",
             f"  this plan               {self._passes():>8,} passes {self.token_layers:>12,} token-layers"
             f"   {saved:.1f} times fewer",
-            f"    source passes         {self.source_passes:>8,}  each distinct prompt once, stopped at the last read",
-            f"    clean target passes   {self.target_passes:>8,}  each distinct prompt once, shared by its cells",
-            f"    batch passes          {self.batch_passes:>8,}  from the written column on, each row above its layer",
+            f"    source passes         {self.source_passes:>8,}",
+            f"    clean target passes   {self.target_passes:>8,}",
+            f"    batch passes          {self.batch_passes:>8,}",
+            *(f"  saved {name:<52} {count:>12,} token-layers" for name, count in self.saved.items()),
             f"  about {self.seconds:,.1f} s, and {self.memory / 2**20:,.0f} MB above the model for the largest batch",
         ]
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
@@ -144,28 +148,31 @@ def plan(cells: Sequence[Cell], source: Model, target: Model, *, budget: int = M
     reads = _last_reads(cells)
     targets = {cell.target.ids for cell in cells}
     layers = target.n_layers
-    work = sum(len(ids) * min(last + 1, source.n_layers) for ids, last in reads.items())
-    work += sum(len(ids) * layers for ids in targets)
-    for batch in batches:
-        columns = len(cells[batch.cells[0]].target) - batch.start
-        work += sum(columns * (layers - wake) for wake in batch.wake)
-        work += sum(max(0, cells[index].readout.new_tokens - 1) for index in batch.cells) * layers
-    naive = sum(
-        (len(cell.source.prompt) * source.n_layers if cell.source else 0)
-        + (len(cell.target) + max(0, cell.readout.new_tokens - 1)) * layers
-        for cell in cells
-    )
+    naive_sources = sum(len(cell.source.prompt) * source.n_layers for cell in cells if cell.source)
+    naive = naive_sources + sum((len(cell.target) + max(0, cell.readout.new_tokens - 1)) * layers for cell in cells)
+    sources = sum(len(ids) * min(last + 1, source.n_layers) for ids, last in reads.items())
+    clean = sum(len(ids) * layers for ids in targets)
+    saved = {
+        "by running each source prompt once, to its last read": naive_sources - sources,
+        "by starting at the written column": sum(len(one.cells) * one.start * layers for one in batches) - clean,
+        "by sleeping until the written layer": sum(
+            (len(cells[one.cells[0]].target) - one.start) * sum(one.wake) for one in batches
+        ),
+    }
     memory = max((_bytes(cells, batch.cells, batch.start, target) for batch in batches), default=0)
     return Plan(
         cells=cells,
         batches=tuple(batches),
         naive_token_layers=naive,
-        token_layers=work,
+        token_layers=naive - sum(saved.values()),
         source_passes=len(reads),
         target_passes=len(targets),
         batch_passes=sum(max(1, cells[batch.cells[0]].readout.new_tokens) for batch in batches),
         memory=memory,
-        seconds=_seconds(work, cells, max((len(batch.cells) for batch in batches), default=1), target),
+        saved=saved,
+        seconds=_seconds(
+            naive - sum(saved.values()), cells, max((len(batch.cells) for batch in batches), default=1), target
+        ),
         notes=notes,
     )
 
@@ -249,8 +256,9 @@ def _bytes(cells: Sequence[Cell], rows: Sequence[int], start: int, model: Model)
     cell, item = cells[rows[0]], model.dtype.itemsize
     columns = len(cell.target) - start
     d_mlp = getattr(model.hf.config, "intermediate_size", None) or 4 * model.d_model
-    kept = start if can_share(model) else 0
-    cache = kv.row_bytes(model.architecture, model.dtype, len(cell.target) + cell.readout.new_tokens - kept)
+    shared = can_share(model) and start > 0
+    own = len(cell.target) + cell.readout.new_tokens - (start if shared else 0)
+    cache = kv.row_bytes(model.architecture, PRECISION if shared else model.dtype, own)
     activations = columns * item * (3 * d_mlp + 8 * model.d_model)
     logits = 2 * max(item, 4) * model.vocabulary
     return len(rows) * (cache + activations + logits)

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load, save
 
 from bathyscope.engine.cells import stored_spec
-from bathyscope.engine.execute import Collected, Finished, Stop, execute
+from bathyscope.engine.execute import Collected, Finished, Stop, execute, tokens_of, watched
 from bathyscope.engine.plan import Plan
 from bathyscope.errors import StorageError
 from bathyscope.generation import Progress
@@ -54,7 +54,7 @@ def run_stored(
         store: where cells are kept.
         kind: the kind of result.
         spec: what was asked, as JSON values; `bathyscope runs resume` reads it.
-        progress: called with the cells that are stored and all there are.
+        progress: called with the tokens that are there and those there may be.
         stop: looked at at every decoding step and after every batch.
 
     Raises:
@@ -69,8 +69,10 @@ def run_stored(
     with store.lease(run):
         store.get(keys)  # sets damaged cells aside, so that they are computed again
         pending = store.pending(run)
-        done = len(keys) - sum(len(batches[batch]) for batch in pending)
-        for event in execute(plan, source, target, batches=pending, stop=stop):
+        lacking = [cell for batch in pending for cell in plan.batches[batch].cells]
+        there = sum(map(tokens_of, plan.cells)) - sum(tokens_of(plan.cells[cell]) for cell in lacking)
+        events = execute(plan, source, target, batches=pending, stop=stop)
+        for event in watched(events, plan, progress, there):
             if not isinstance(event, Finished):
                 continue
             missing = set(store.missing(run, event.batch))
@@ -83,9 +85,6 @@ def run_stored(
             ]
             store.commit(run, event.batch, records)
             computed += len(records)
-            done += len(batches[event.batch])
-            if progress is not None:
-                progress(done, len(keys))
     found = store.get(keys)
     if lost := len(set(keys) - found.keys()):
         raise StorageError(f"{lost} cells of run {run} were damaged meanwhile", "", "the same command again")
