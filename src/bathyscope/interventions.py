@@ -227,6 +227,6 @@ def _fit(value: Tensor, activation: Tensor) -> Tensor:
         raise InterventionError(
             f"a value of shape {tuple(value.shape)} was written over activations of shape {tuple(activation.shape)}",
             f"it must have shape {tuple(activation.shape[1:])}, or one of these for each position",
-            "a mapping such as Affine, where source and target differ in width",
+            "a value of that shape, or models of one width",
         )
     return value.to(activation).expand_as(activation)
