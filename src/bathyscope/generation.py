@@ -13,7 +13,7 @@ from torch import Tensor
 from bathyscope import kv
 from bathyscope.batches import Batch, Prompts, as_rows, check_batch_size, check_writes, writes_within
 from bathyscope.errors import UsageError
-from bathyscope.hooks import Hooks, token_index
+from bathyscope.hooks import Hooks
 from bathyscope.interventions import Write
 from bathyscope.model import Model, Tokens
 
@@ -191,9 +191,7 @@ def _shared_prefix(rows: Sequence[Tokens], writes: Sequence[Write]) -> int:
         return 0
     shared = length - 1
     for write in writes:
-        position = write.position
-        positions = (0,) if position is None else (position,) if isinstance(position, int) else position
-        shared = min([shared, *(token_index(token, length) for token in positions)])
+        shared = min([shared, *write.indices(length)])
     for row in rows[1:]:
         same = (index for index in range(shared) if row.ids[index] != rows[0].ids[index])
         shared = next(same, shared)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bathyscope.architectures import Tap
-from bathyscope.errors import InterventionError, PositionError
+from bathyscope.errors import InterventionError
 from bathyscope.interventions import Intervention, Write
 from bathyscope.model import Model
 from bathyscope.sites import Site
@@ -54,30 +54,8 @@ class Window:
         return found
 
     def _columns(self, write: Write, row: int) -> list[int]:
-        n_tokens = self.prompt - self.pads[row]
-        position = write.position
-        positions = range(n_tokens) if position is None else (position,) if isinstance(position, int) else position
-        return [self.pads[row] + token_index(token, n_tokens) for token in positions]
-
-
-def token_index(position: int, n_tokens: int) -> int:
-    """A position as an index from the start of its prompt.
-
-    Raises:
-        PositionError: the prompt has no such position.
-
-    Example:
-        >>> from bathyscope.hooks import token_index
-        >>> token_index(-1, 5)
-        4
-    """
-    if not -n_tokens <= position < n_tokens:
-        raise PositionError(
-            f"position {position} does not exist",
-            f"the prompt has {n_tokens} token{'s' * (n_tokens > 1)}, positions 0 to {n_tokens - 1}",
-            "last",
-        )
-    return position % n_tokens
+        pad = self.pads[row]
+        return [pad + index for index in write.indices(self.prompt - pad)]
 
 
 class EnoughRead(Exception):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from bathyscope.errors import InterventionError, UsageError
+from bathyscope.errors import InterventionError, PositionError, UsageError
 from bathyscope.sites import Site
 
 When = Literal["prompt", "generated", "always"]
@@ -209,6 +209,41 @@ class Write:
                 "attention has already used its probabilities where they can be read",
                 "write z, which is what the pattern mixes",
             )
+
+    def indices(self, n_tokens: int) -> list[int]:
+        """The written positions of a prompt of so many tokens, counted from its start.
+
+        Raises:
+            PositionError: the prompt has no such position.
+
+        Example:
+            >>> from bathyscope.interventions import Ablate, Write
+            >>> Write("attn_out.3", Ablate(), position=(0, -1)).indices(5)
+            [0, 4]
+        """
+        position = self.position
+        positions = range(n_tokens) if position is None else (position,) if isinstance(position, int) else position
+        return [token_index(one, n_tokens) for one in positions]
+
+
+def token_index(position: int, n_tokens: int) -> int:
+    """A position as an index from the start of its prompt.
+
+    Raises:
+        PositionError: the prompt has no such position.
+
+    Example:
+        >>> from bathyscope.interventions import token_index
+        >>> token_index(-1, 5)
+        4
+    """
+    if not -n_tokens <= position < n_tokens:
+        raise PositionError(
+            f"position {position} does not exist",
+            f"the prompt has {n_tokens} token{'s' * (n_tokens > 1)}, positions 0 to {n_tokens - 1}",
+            "last",
+        )
+    return position % n_tokens
 
 
 def _own(intervention: Intervention, name: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bathyscope.errors import PositionError, UsageError
-from bathyscope.hooks import token_index
+from bathyscope.interventions import token_index
 from bathyscope.model import Model, Tokens
 
 

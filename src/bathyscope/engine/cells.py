@@ -103,11 +103,9 @@ def _identity(model: Model) -> dict[str, str]:
 
 
 def _write_spec(write: Write, n_tokens: int) -> dict[str, Any]:
-    position = write.position
-    positions = range(n_tokens) if position is None else (position,) if isinstance(position, int) else position
     return {
         "site": str(write.site),
-        "positions": [index % n_tokens for index in positions],
+        "positions": write.indices(n_tokens),
         "when": write.when,
         "intervention": write.intervention.fingerprint(),
     }

@@ -18,8 +18,6 @@ from bathyscope import kv
 from bathyscope.attention import PRECISION, can_share
 from bathyscope.bypass import can_bypass
 from bathyscope.engine.cells import Cell
-from bathyscope.hooks import token_index
-from bathyscope.interventions import Write
 from bathyscope.model import Model
 from bathyscope.sites import GLOBAL, Site
 
@@ -205,14 +203,8 @@ def _first_column(cell: Cell) -> int:
     columns = [n_tokens - 1, *cell.positions]
     for write in cell.also:
         if write.when != "generated":
-            columns += _write_columns(write, n_tokens)
+            columns += write.indices(n_tokens)
     return min(columns)
-
-
-def _write_columns(write: Write, n_tokens: int) -> list[int]:
-    position = write.position
-    positions = range(n_tokens) if position is None else (position,) if isinstance(position, int) else position
-    return [token_index(index, n_tokens) for index in positions]
 
 
 def _groups(cells: Sequence[Cell]) -> list[list[int]]:
