@@ -39,7 +39,7 @@ T = "The cat of the keeper lives in x"
 class Logits(Readout):
     """The logits themselves, to compare."""
 
-    def read(self, model, logits, continuations):
+    def read(self, model, logits, continuations, original=None):
         return tuple(logits)
 
 
@@ -64,11 +64,15 @@ def cells_of(model: Model, readout: Readout, sites=None, positions=(0, 3, -1)) -
     return [*cells, Cell(target, readout)]
 
 
+def mapped(cell: Cell, value: torch.Tensor):
+    return cell.mapping.intervention(cell.mapping.apply(value[None], cell.source.site, cell.site)[0])
+
+
 def plain_writes(model: Model, cell: Cell) -> list[Write]:
     writes = list(cell.also)
     if cell.source is not None:
         value = capture(model, cell.source.prompt, [cell.source.site])[cell.source.site][0][cell.source.position]
-        writes.append(Write(cell.site, cell.mapping.intervention(value, cell.source.site, cell.site), cell.positions))
+        writes.append(Write(cell.site, mapped(cell, value), cell.positions))
     return writes
 
 
@@ -198,15 +202,15 @@ def test_a_batch_that_does_not_fit_runs_in_halves(llama: Model, monkeypatch: pyt
     cells = cells_of(llama, Generate(3))
     planned = plan(cells, llama, llama)
     wanted = collect(planned, llama, llama).readings
-    decide, sizes = Model.decide, []
+    choose, sizes = Model.choose, []
 
     def short_of_memory(self, hidden):
         sizes.append(len(hidden))
         if len(hidden) > 10:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
-        return decide(self, hidden)
+        return choose(self, hidden)
 
-    monkeypatch.setattr(Model, "decide", short_of_memory)
+    monkeypatch.setattr(Model, "choose", short_of_memory)
     assert collect(planned, llama, llama).readings == wanted
     assert max(sizes) > 10 >= min(sizes)
 

@@ -31,7 +31,8 @@ def by_hand(cell: PatchscopeCell, model: Model, prompt=PROMPT, mapping=None, tar
     """What one cell says, by one pass over the source and one generation under one write."""
     target, mapping = target or model, mapping or Identity()
     value = capture(model, SOURCE, [cell.source_site])[cell.source_site][0][cell.source_position]
-    intervention = mapping.intervention(value, Site.parse(cell.source_site), Site.parse(cell.target_site))
+    sites = Site.parse(cell.source_site), Site.parse(cell.target_site)
+    intervention = mapping.intervention(mapping.apply(value[None], *sites)[0])
     inspection = prepare(target, prompt)
     write = Write(Site.parse(cell.target_site), intervention, inspection.positions)
     return generate(target, inspection.tokens, writes=[write], max_new_tokens=N_NEW)[0]

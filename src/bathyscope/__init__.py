@@ -8,11 +8,12 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bathyscope import engine, interventions, mappings, prompts, readouts
+    from bathyscope import engine, fitting, interventions, lenses, mappings, prompts, readouts, texts
     from bathyscope.errors import BathyscopeError
     from bathyscope.forward import Activations, Run, capture, differentiate, run
     from bathyscope.generation import Continuation, generate
     from bathyscope.interventions import Intervention, Write
+    from bathyscope.lens_result import LensCell, LensResult
     from bathyscope.loading import load, wrap
     from bathyscope.model import Model
     from bathyscope.patchscope_result import PatchscopeCell, PatchscopeResult
@@ -28,6 +29,7 @@ _WHERE = {
     "forward": ("Activations", "Run", "capture", "differentiate", "run"),
     "generation": ("Continuation", "generate"),
     "interventions": ("Intervention", "Write"),
+    "lens_result": ("LensCell", "LensResult"),
     "loading": ("load", "wrap"),
     "model": ("Model",),
     "patchscope_result": ("PatchscopeCell", "PatchscopeResult"),
@@ -43,6 +45,8 @@ __all__ = [
     "BathyscopeError",
     "Continuation",
     "Intervention",
+    "LensCell",
+    "LensResult",
     "Model",
     "PatchscopeCell",
     "PatchscopeResult",
@@ -56,8 +60,10 @@ __all__ = [
     "capture",
     "differentiate",
     "engine",
+    "fitting",
     "generate",
     "interventions",
+    "lenses",
     "load",
     "mappings",
     "patchscope",
@@ -65,6 +71,7 @@ __all__ = [
     "prompts",
     "readouts",
     "run",
+    "texts",
     "wrap",
 ]
 

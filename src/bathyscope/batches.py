@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bathyscope import kv
 from bathyscope.attention import sharing
+from bathyscope.bypass import Float32Stream
 from bathyscope.errors import InterventionError, UsageError
 from bathyscope.hooks import Window
 from bathyscope.interventions import Write
@@ -40,6 +41,7 @@ class Batch:
         shared: bool = False,
     ) -> None:
         self.model, self.cache, self.shared = model, cache, shared
+        self._stream = Float32Stream(model)
         longest = max(len(row) for row in rows)
         self.pads = tuple(longest - len(row) for row in rows)
         self.ids = torch.tensor(
@@ -49,7 +51,8 @@ class Batch:
 
     def logits(self) -> Tensor:
         """A pass over the window: logits, (rows, columns, d_vocab)."""
-        return self.model.hf(**self._inputs(None)).logits
+        with self._stream:
+            return self.model.hf(**self._inputs(None)).logits
 
     def last(self, ids: Tensor | None = None) -> Tensor:
         """A pass over the window: what the unembedding would be given at its last column, (rows, width).
@@ -57,12 +60,9 @@ class Batch:
         Args:
             ids: the tokens of a window beyond the prompt, (rows, 1).
         """
-        with sharing(self.model, shared=self.shared):
+        with self._stream, sharing(self.model, shared=self.shared):
             hidden = self.model.hf.base_model(**self._inputs(ids)).last_hidden_state[:, -1]
-        if not torch.isfinite(hidden).all():
-            raise InterventionError(
-                f"{self.model.name} computed values that are not finite", "what was written may be too large"
-            )
+        check_finite(hidden, self.model)
         return hidden
 
     def advance(self) -> None:
@@ -106,6 +106,14 @@ def as_rows(model: Model, prompts: Prompts) -> list[Tokens]:
     if not rows:
         raise UsageError("no prompt was given", "at least one is needed")
     return rows
+
+
+def check_finite(hidden: Tensor, model: Model) -> None:
+    """Refuse to go on from values that are no numbers."""
+    if not torch.isfinite(hidden).all():
+        raise InterventionError(
+            f"{model.name} computed values that are not finite", "what was written may be too large"
+        )
 
 
 def check_batch_size(size: int) -> None:

@@ -92,6 +92,7 @@ class Model:
     name: str
     revision: str | None = None
     _modules: dict[str, nn.Module] = field(default_factory=dict, repr=False)
+    _texts: dict[int, str] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, {self.architecture.family}, {self.n_layers} layers, d_model {self.d_model})"
@@ -225,7 +226,9 @@ class Model:
 
     def token_texts(self, ids: Sequence[int]) -> tuple[str, ...]:
         """Each token as text."""
-        return tuple(str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False)) for token in ids)
+        for token in set(ids) - self._texts.keys():
+            self._texts[token] = str(self.tokenizer.decode([token], clean_up_tokenization_spaces=False))
+        return tuple(self._texts[token] for token in ids)
 
     def unembed(self, residual: Tensor) -> Tensor:
         """The model's own tail: final norm, unembedding, and whatever it does to logits after that.
@@ -236,12 +239,28 @@ class Model:
         Returns:
             Logits, (..., d_vocab).
         """
+        return self._finish(self.unembedding(self.last_hidden(residual)))
+
+    def last_hidden(self, residual: Tensor) -> Tensor:
+        """What the unembedding is given, (..., width), for a residual stream after the last block, (..., d_model)."""
         architecture = self.architecture
         for path in (architecture.norm, architecture.project_out):
             if path is not None:
                 module = self.hf.get_submodule(path)
-                residual = module(residual.to(next(module.parameters()).device))
-        return self._finish(self.unembedding(residual.to(self.unembedding.weight.device)))
+                residual = module(residual.to(next(module.parameters())))
+        return residual.to(self.unembedding.weight)
+
+    def token_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """Logits of some tokens only, with float32 sums where the weights are coarser.
+
+        Args:
+            hidden: what the unembedding is given, (rows, width).
+            tokens: token ids, (rows, tokens).
+
+        Returns:
+            (rows, tokens).
+        """
+        return self._finish(self._exact(hidden, tokens))
 
     def decide(self, hidden: Tensor) -> Tensor:
         """Logits that a choice is made from, float32 where the weights are coarser, (rows, d_vocab).
@@ -279,8 +298,9 @@ class Model:
 
     def _exact(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Logits of some tokens, with float32 sums: (rows, width) and (rows, tokens) to (rows, tokens)."""
-        exact = torch.einsum("rw,rkw->rk", hidden.float(), self.unembedding.weight[tokens].float())
-        return exact if self.unembedding.bias is None else exact + self.unembedding.bias[tokens].float()
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        exact = torch.einsum("rw,rkw->rk", hidden.to(dtype), self.unembedding.weight[tokens].to(dtype))
+        return exact if self.unembedding.bias is None else exact + self.unembedding.bias[tokens].to(dtype)
 
     @cached_property
     def fingerprint(self) -> str:

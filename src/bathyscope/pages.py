@@ -4,6 +4,7 @@ Knows tables, not results. Whatever a model wrote is hostile text: it reaches a 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 STYLE = """
@@ -17,12 +18,18 @@ STYLE = """
 .bathyscope thead th { background: #0b4f6c; color: #fff; position: sticky; top: 0; white-space: pre-wrap }
 .bathyscope tbody th { background: #eef4f8; text-align: right; white-space: nowrap }
 .bathyscope td { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 12em; max-width: 32em }
+.bathyscope .heat td { min-width: 4em; max-width: 9em; padding: 3px 6px; font-family: ui-monospace, monospace }
+.bathyscope .heat td { background: rgb(8 81 156 / var(--heat)) }
+.bathyscope .heat td.hot { color: #fff }
+.bathyscope .heat thead th { min-width: 4em; max-width: 9em; overflow-wrap: anywhere }
 @media (prefers-color-scheme: dark) {
   .bathyscope { color: #dce6ee; background: #10181f }
   .bathyscope h2 { color: #7cc6e6 }
   .bathyscope dt { color: #93a4b3 }
   .bathyscope th, .bathyscope td { border-color: #2b3a47 }
   .bathyscope tbody th { background: #18242e }
+  .bathyscope .heat td { background: rgb(107 174 214 / var(--heat)) }
+  .bathyscope .heat td.hot { color: #04121c }
 }
 """
 
@@ -59,13 +66,69 @@ def grid(
         columns: their names.
         rows: for each row's name a text for every column.
     """
+    cells = {name: [f"<td>{escape(text)}</td>" for text in texts] for name, texts in rows.items()}
+    return _table(heading, facts, corner, columns, cells)
+
+
+@dataclass(frozen=True)
+class Heat:
+    """One cell of a heat map.
+
+    Args:
+        text: what stands in it.
+        heat: its colour, from 0 to 1; None for none.
+        details: what a pointer that rests on it shows.
+    """
+
+    text: str
+    heat: float | None
+    details: str
+
+
+def heat_map(
+    heading: str,
+    facts: Mapping[str, str],
+    corner: str,
+    columns: Sequence[str],
+    rows: Mapping[str, Sequence[Heat]],
+) -> str:
+    """A table whose cells are coloured, under a heading and a list of facts.
+
+    Args:
+        heading: what the table shows.
+        facts: what was asked, by name.
+        corner: what the rows are.
+        columns: their names.
+        rows: for each row's name a cell for every column.
+
+    Example:
+        >>> from bathyscope.pages import Heat, heat_map
+        >>> "--heat: 0.50" in heat_map("h", {}, "layer", ["a"], {"0": [Heat("x < y", 0.5, "")]})
+        True
+    """
+    cells = {name: [_heat_cell(one) for one in ones] for name, ones in rows.items()}
+    return _table(heading, facts, corner, columns, cells, kind="heat")
+
+
+def _heat_cell(cell: Heat) -> str:
+    heat = 0.0 if cell.heat is None else min(1.0, max(0.0, cell.heat))
+    hot = ' class="hot"' if heat > 0.55 else ""  # white on dark blue is read from here on
+    return f'<td{hot} style="--heat: {heat:.2f}" title="{escape(cell.details)}">{escape(cell.text)}</td>'
+
+
+def _table(
+    heading: str,
+    facts: Mapping[str, str],
+    corner: str,
+    columns: Sequence[str],
+    rows: Mapping[str, Sequence[str]],
+    kind: str = "grid",
+) -> str:
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>{"".join(f"<td>{escape(text)}</td>" for text in texts)}</tr>'
-        for name, texts in rows.items()
-    )
+    body = "".join(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>' for name, cells in rows.items())
     return (
         f'<div class="bathyscope"><style>{STYLE}</style><h2>{escape(heading)}</h2><dl>{listed}</dl>'
-        f'<table><thead><tr><th scope="col">{escape(corner)}</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        f'<table class="{kind}"><thead><tr><th scope="col">{escape(corner)}</th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )

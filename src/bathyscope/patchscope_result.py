@@ -1,7 +1,7 @@
 """What `patchscope` returns: its cells, their control, and the page that shows them."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
 from torch import Tensor
@@ -24,6 +24,7 @@ class PatchscopeCell:
         ids: the token ids of the text.
         candidates: the likeliest next tokens, where the readout ranks them.
         stopped: whether the model ended the text itself.
+        values: what was measured, by name (`Reading.values`).
     """
 
     source_site: str
@@ -37,6 +38,7 @@ class PatchscopeCell:
     ids: tuple[int, ...]
     candidates: tuple[Candidate, ...] = ()
     stopped: bool = False
+    values: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +47,7 @@ class PatchscopeResult(Result):
 
     Args:
         cells: one a representation and target layer, by source position, then source layer, then target layer.
-        unpatched: what the target prompt says when nothing is written: the control of every cell.
+        unpatched: what the target prompt says when nothing is written, the control of every cell; None if not run.
         representations: the source's representations, (cells, width), before the mapping.
         provenance: models, specification, token ids, versions.
         plan: how it was computed (`engine.Plan.to_dict`).
@@ -56,7 +58,7 @@ class PatchscopeResult(Result):
     kind: ClassVar[str] = "patchscope"
 
     cells: tuple[PatchscopeCell, ...]
-    unpatched: str
+    unpatched: str | None
     representations: Tensor
     provenance: Mapping[str, Any]
     plan: Mapping[str, Any]
@@ -65,7 +67,13 @@ class PatchscopeResult(Result):
 
     def rows(self) -> list[dict[str, Any]]:
         """One record a cell, without the candidates' list."""
-        return [{name: value for name, value in asdict(cell).items() if name != "candidates"} for cell in self.cells]
+        return [
+            {
+                **{name: value for name, value in asdict(cell).items() if name not in ("candidates", "values")},
+                **cell.values,
+            }
+            for cell in self.cells
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON values."""
@@ -128,7 +136,7 @@ class PatchscopeResult(Result):
                 "target": asked["target"]["prompt"],
                 "model": " to ".join(dict.fromkeys(model["model"] for model in self.provenance["models"])),
                 "mapping": asked["mapping"],
-                "nothing written": self.unpatched,
+                "nothing written": "not run" if self.unpatched is None else self.unpatched,
             },
             corner="layer",
             columns=columns,

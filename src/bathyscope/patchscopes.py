@@ -82,6 +82,7 @@ def plan_patchscope(
     *,
     mapping: RepresentationMapping | None = None,
     readout: Readout | None = None,
+    control: bool = True,
     budget: int = MEMORY_BUDGET,
 ) -> Plan:
     """What `patchscope` would run, without running it: `plan_patchscope(...).explain()` tells what it costs.
@@ -95,7 +96,8 @@ def plan_patchscope(
         >>> len(planned.cells), len(planned.batches)
         (32, 1)
     """
-    return _Asked(source, target or Target(), mapping or Identity(), readout or Generate(), budget).plan
+    asked = _Asked(source, target or Target(), mapping or Identity(), readout or Generate(), control, budget)
+    return asked.plan
 
 
 def patchscope(
@@ -104,6 +106,7 @@ def patchscope(
     *,
     mapping: RepresentationMapping | None = None,
     readout: Readout | None = None,
+    control: bool = True,
     store: Store | None = None,
     budget: int = MEMORY_BUDGET,
     progress: Progress | None = None,
@@ -116,6 +119,7 @@ def patchscope(
         target: where they are written; the entity-description prompt of the paper, at the same layer, unless said.
         mapping: what happens to them between; `Identity` unless said.
         readout: what is taken from the target run; `Generate` of 20 tokens unless said.
+        control: whether the target prompt is run without a write as well, to compare with.
         store: where finished cells are kept: what it holds already is not computed again.
         budget: bytes that one batch may take above the loaded model.
         progress: called with what is done and what there is to do.
@@ -135,7 +139,7 @@ def patchscope(
         >>> result.cells[0].text[:17]
         ': British monarch'
     """
-    asked = _Asked(source, target or Target(), mapping or Identity(), readout or Generate(), budget)
+    asked = _Asked(source, target or Target(), mapping or Identity(), readout or Generate(), control, budget)
     models = source.model, asked.target_model
     began = time.perf_counter()
     if store is None:
@@ -159,7 +163,7 @@ def patchscope(
     cells = tuple(asked.measured(place, reading) for place, reading in zip(asked.places, found.readings, strict=False))
     return PatchscopeResult(
         cells=cells,
-        unpatched=found.readings[-1].text,
+        unpatched=found.readings[-1].text if control else None,
         representations=torch.stack([one for one in found.representations if one is not None]),
         provenance=provenance([model.provenance() for model in models], asked.spec()),
         plan=asked.plan.to_dict(),
@@ -185,12 +189,15 @@ def patchscope_again(
         options: `store`, `budget`, `progress` and `stop` of `patchscope`.
     """
     source, target = spec["source"], spec["target"]
+    if target.get("writes"):
+        raise UsageError("the run wrote into its target prompt besides", "", "the call in Python that made it")
     prompt = Inspection(_tokens(target), tuple(target["positions"]), target["placeholder"])
     return patchscope(
         Source(source_model, _tokens(source), source["positions"], source["layers"], source["component"]),
         Target(target_model, prompt, target["layers"], target["component"]),
         mapping=mapping_of(spec),
         readout=readout_of(spec),
+        control=spec.get("control", True),
         **options,
     )
 
@@ -203,7 +210,13 @@ class _Asked:
     """One call of `patchscope`, resolved: tokens, places, cells, and the plan for them."""
 
     def __init__(
-        self, source: Source, target: Target, mapping: RepresentationMapping, readout: Readout, budget: int
+        self,
+        source: Source,
+        target: Target,
+        mapping: RepresentationMapping,
+        readout: Readout,
+        control: bool,
+        budget: int,
     ) -> None:
         self.source, self.target, self.mapping, self.readout = source, target, mapping, readout
         self.target_model = target.model or source.model
@@ -212,11 +225,11 @@ class _Asked:
         self.target_model.check_length(len(self.inspection.tokens) + max(0, readout.new_tokens - 1))
         # A layer or a position that was named twice is one cell.
         self.places = list(dict.fromkeys(_places(source, target, self.tokens, self.target_model)))
-        mapping.check_widths(
-            source.model.architecture.width(source.component), self.target_model.architecture.width(target.component)
-        )
-        # The last cell is written to by nobody: it is the control of the others.
-        self.cells = [*map(self._cell, self.places), Cell(self.inspection.tokens, readout)]
+        mapping.check(source.model, self.target_model, {(place.source, place.target) for place in self.places})
+        readout.check(source.model, self.target_model)
+        self.cells = [*map(self._cell, self.places)]
+        if control:
+            self.cells.append(self._control())
         self.plan = plan(self.cells, source.model, self.target_model, budget=budget)
 
     def _cell(self, place: "_Place") -> Cell:
@@ -227,7 +240,14 @@ class _Asked:
             site=place.target,
             positions=self.inspection.positions,
             mapping=self.mapping,
+            also=self.inspection.writes,
         )
+
+    def _control(self) -> Cell:
+        """The target prompt with nothing written into its placeholder, compared with the last representation's place."""
+        last = self.places[-1]
+        against = Read(self.tokens, last.source, last.position) if self.readout.compares else None
+        return Cell(self.inspection.tokens, self.readout, also=self.inspection.writes, against=against)
 
     def measured(self, place: "_Place", reading: Reading) -> PatchscopeCell:
         """A place with what was read out."""
@@ -243,6 +263,7 @@ class _Asked:
             ids=reading.ids,
             candidates=reading.candidates,
             stopped=reading.stopped,
+            values=reading.values,
         )
 
     def spec(self) -> dict[str, Any]:
@@ -268,10 +289,13 @@ class _Asked:
                 if self.target.layer == "same"
                 else list(dict.fromkeys(place.target_layer for place in self.places)),
                 "component": self.target.component,
+                "writes": [write.intervention.fingerprint() for write in inspected.writes],
             },
+            "control": len(self.cells) > len(self.places),
             "models": [_loadable(self.source.model), _loadable(self.target_model)],
             "decoding": "greedy",
             **self.mapping.spec(),
+            **({"mapping_file": str(path.resolve())} if (path := getattr(self.mapping, "path", None)) else {}),
             **self.readout.spec(),
         }
 

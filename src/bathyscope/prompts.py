@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bathyscope.errors import PositionError, UsageError
-from bathyscope.interventions import token_index
+from bathyscope.interventions import Write, token_index
 from bathyscope.model import Model, Tokens
 
 
@@ -142,11 +142,13 @@ class Inspection:
         tokens: the whole prompt.
         positions: the token indices that are overwritten, in order.
         placeholder: the text that stands there.
+        writes: other interventions that belong to the prompt, such as the embeddings of a soft one.
     """
 
     tokens: Tokens
     positions: tuple[int, ...]
     placeholder: str
+    writes: tuple[Write, ...] = ()
 
 
 def prepare(model: Model, prompt: InspectionPrompt | Inspection | str) -> Inspection:

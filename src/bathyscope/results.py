@@ -25,7 +25,7 @@ SCHEMA_VERSION = 1
 
 _KINDS: dict[str, type["Result"]] = {}
 
-_HOMES = {"patchscope": "bathyscope.patchscope_result"}
+_HOMES = {"patchscope": "bathyscope.patchscope_result", "lens": "bathyscope.lens_result"}
 """Where each kind is defined, for a file that is read before anything made a result of its kind."""
 
 

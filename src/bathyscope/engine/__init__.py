@@ -1,18 +1,11 @@
 """The engine: methods compile to cells, a plan turns cells into the least work, execution carries it out."""
 
-from bathyscope.engine.cells import Cell, Read, cell_key
-from bathyscope.engine.execute import (
-    CancelledError,
-    Collected,
-    Event,
-    Finished,
-    FirstToken,
-    Stop,
-    TextGrew,
-    collect,
-    execute,
-)
-from bathyscope.engine.plan import Plan, PlannedBatch, plan
+from bathyscope.engine.cells import Cell, Given, Read, cell_key
+from bathyscope.engine.collect import Collected, collect
+from bathyscope.engine.events import CancelledError, Event, Finished, FirstToken, Stop, TextGrew
+from bathyscope.engine.execute import execute
+from bathyscope.engine.partition import PlannedBatch
+from bathyscope.engine.plan import Plan, plan
 from bathyscope.engine.runs import StoredRun, run_stored
 
 __all__ = [
@@ -22,6 +15,7 @@ __all__ = [
     "Event",
     "Finished",
     "FirstToken",
+    "Given",
     "Plan",
     "PlannedBatch",
     "Read",

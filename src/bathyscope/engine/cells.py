@@ -6,8 +6,10 @@ A cell is read, map, write, read out. Knows no model: prompts are tokens, values
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from bathyscope import store
-from bathyscope.interventions import Write
+from bathyscope.interventions import Replace, Write
 from bathyscope.mappings import Identity
 from bathyscope.mappings import Mapping as RepresentationMapping
 from bathyscope.model import Model, Tokens
@@ -33,6 +35,32 @@ class Read:
     position: int
 
 
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A representation that is not read but given, such as a weight or a direction; equal by content.
+
+    Args:
+        value: (...site shape), copied on entry.
+        site: the place of the source model that it would stand at.
+    """
+
+    value: Tensor
+    site: Site
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", self.value.detach().clone())
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the value."""
+        return Replace(self.value).fingerprint()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Given) and self.site == other.site and self.fingerprint() == other.fingerprint()
+
+    def __hash__(self) -> int:
+        return hash((self.site, self.fingerprint()))
+
+
 @dataclass(frozen=True)
 class Cell:
     """One measurement.
@@ -40,28 +68,33 @@ class Cell:
     Args:
         target: the target prompt.
         readout: what is taken from its run.
-        source: the representation that is written, or None for a run without it (a control).
+        source: the representation that is written, read or given; None for a run without it (a control).
         site: where it is written.
         positions: at which token indices of the target prompt, from 0.
         mapping: what happens to it on the way.
         also: other interventions in force in the same run; their rows are not used.
+        against: whose own next token a readout compares with; the source unless said.
     """
 
     target: Tokens
     readout: Readout
-    source: Read | None = None
+    source: Read | Given | None = None
     site: Site | None = None
     positions: tuple[int, ...] = ()
     mapping: RepresentationMapping = field(default_factory=Identity)
     also: tuple[Write, ...] = ()
+    against: Read | None = None
+
+    @property
+    def compared(self) -> Read | None:
+        """What a readout that compares is read against; None where there is nothing."""
+        return self.against or (self.source if isinstance(self.source, Read) else None)
 
     def spec(self) -> dict[str, Any]:
         """What is measured, as JSON values: equal specs on equal models give equal results."""
-        source = self.source
         return {
             "version": VERSION,
-            "source": source
-            and {"ids": list(source.prompt.ids), "site": str(source.site), "position": source.position},
+            "source": _source_spec(self.source),
             "target": {
                 "ids": list(self.target.ids),
                 "site": self.site and str(self.site),
@@ -69,6 +102,7 @@ class Cell:
             },
             "also": [_write_spec(write, len(self.target)) for write in self.also],
             "decoding": "greedy",
+            **({"against": _source_spec(self.against)} if self.against else {}),
             **self.mapping.spec(),
             **self.readout.spec(),
         }
@@ -90,7 +124,7 @@ def cell_key(cell: Cell, source: Model, target: Model) -> str:
 
 def stored_spec(cell: Cell, source: Model, target: Model) -> dict[str, Any]:
     """A cell's spec with what identifies the models."""
-    return {**cell.spec(), "models": [_identity(source) if cell.source else None, _identity(target)]}
+    return {**cell.spec(), "models": [_identity(source) if cell.source or cell.against else None, _identity(target)]}
 
 
 def _identity(model: Model) -> dict[str, str]:
@@ -100,6 +134,12 @@ def _identity(model: Model) -> dict[str, str]:
         "attention": model.attention,
         "device": model.device.type,
     }
+
+
+def _source_spec(source: Read | Given | None) -> dict[str, Any] | None:
+    if isinstance(source, Given):
+        return {"value": source.fingerprint(), "site": str(source.site)}
+    return source and {"ids": list(source.prompt.ids), "site": str(source.site), "position": source.position}
 
 
 def _write_spec(write: Write, n_tokens: int) -> dict[str, Any]:

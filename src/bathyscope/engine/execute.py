@@ -12,84 +12,19 @@ from torch import Tensor
 
 from bathyscope import kv
 from bathyscope.attention import can_share
-from bathyscope.batches import Batch
+from bathyscope.batches import Batch, check_finite
 from bathyscope.bypass import Sleepers
-from bathyscope.engine.cells import Cell, Read
-from bathyscope.engine.plan import Plan, PlannedBatch
-from bathyscope.errors import BathyscopeError
-from bathyscope.forward import Activations, capture
-from bathyscope.generation import Progress, continuation, decode
+from bathyscope.engine.cells import Cell
+from bathyscope.engine.events import CancelledError, Event, Finished, FirstToken, Stop, TextGrew
+from bathyscope.engine.partition import PlannedBatch
+from bathyscope.engine.plan import Plan
+from bathyscope.engine.sources import Sources
+from bathyscope.generation import continuation, decode
 from bathyscope.hooks import Hooks
 from bathyscope.interventions import Write
 from bathyscope.model import Model, Tokens
 from bathyscope.readouts import Reading
 from bathyscope.sites import Site
-
-
-@dataclass
-class Stop:
-    """How to stop what is running: set from a signal handler, another thread, or between two events.
-
-    Args:
-        now: leave at the next decoding step; the batch is lost.
-        soon: leave when the batch is finished (and stored, where there is a store).
-    """
-
-    now: bool = False
-    soon: bool = False
-
-
-class CancelledError(BathyscopeError):
-    """Somebody asked to stop; what was finished before is kept."""
-
-    exit_code = 130
-
-
-@dataclass(frozen=True)
-class FirstToken:
-    """A cell's prompt has been read, and its first token is known."""
-
-    cell: int
-    text: str
-
-
-@dataclass(frozen=True)
-class TextGrew:
-    """A cell's text so far."""
-
-    cell: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Finished:
-    """All cells of a batch are finished.
-
-    Args:
-        batch: index of the batch.
-        readings: for each of its cells, in the order of `PlannedBatch.cells`.
-        representations: what was read at the source of each, or None for a control.
-    """
-
-    batch: int
-    readings: tuple[Reading, ...]
-    representations: tuple[Tensor | None, ...]
-
-
-Event = FirstToken | TextGrew | Finished
-
-
-@dataclass(frozen=True)
-class Collected:
-    """What all cells of a plan gave, in the cells' order.
-
-    Args:
-        readings: one a cell.
-        representations: what was read at each cell's source, None for a control.
-    """
-
-    readings: tuple[Reading, ...]
-    representations: tuple[Tensor | None, ...]
 
 
 @dataclass(frozen=True)
@@ -136,102 +71,23 @@ def execute(
     """
     stop = stop or Stop()
     wanted = list(range(len(plan.batches)) if batches is None else batches)
-    representations = _read_sources(plan, source, wanted)
+    sources = Sources.of((plan.cells[cell] for index in wanted for cell in plan.batches[index].cells), source)
     clean: _Clean | None = None
     for index in wanted:
         batch = plan.batches[index]
         tokens = plan.cells[batch.cells[0]].target
-        if clean is None or clean.tokens.ids != tokens.ids:
+        if not batch.tail and (clean is None or clean.tokens.ids != tokens.ids):
             clean = _run_clean(target, tokens, _residual_layers(plan, tokens))
         readings: list[Reading] = []
-        for part in _run(plan, batch, representations, target, clean, stop):
+        for part in _run(plan, batch, sources, target, clean, stop):
             if isinstance(part, list):
                 readings += part
             else:
                 yield part
-        read = tuple(representations.get(plan.cells[cell].source) for cell in batch.cells)
+        read = tuple(sources.representation(plan.cells[cell]) for cell in batch.cells)
         yield Finished(index, tuple(readings), read)
         if stop.soon and index != wanted[-1]:
             raise CancelledError("the run was stopped after a batch", "its cells are kept where there is a store")
-
-
-def collect(
-    plan: Plan,
-    source: Model,
-    target: Model,
-    *,
-    progress: Progress | None = None,
-    stop: Stop | None = None,
-) -> Collected:
-    """Carry out a whole plan and gather what it gives.
-
-    Args:
-        plan: the plan.
-        source: the model that representations are read from.
-        target: the model that they are written to.
-        progress: called with the tokens that are there and those there may be.
-        stop: looked at at every decoding step and after every batch.
-
-    Example:
-        >>> import bathyscope
-        >>> from bathyscope.engine import Cell, collect, plan
-        >>> from bathyscope.readouts import NextToken
-        >>> model = bathyscope.load()
-        >>> planned = plan([Cell(model.tokenize("The capital of France is"), NextToken(1))], model, model)
-        >>> collect(planned, model, model).readings[0].text
-        ' Paris'
-    """
-    readings: dict[int, Reading] = {}
-    representations: dict[int, Tensor | None] = {}
-    for event in watched(execute(plan, source, target, stop=stop), plan, progress):
-        if isinstance(event, Finished):
-            cells = plan.batches[event.batch].cells
-            readings |= zip(cells, event.readings, strict=True)
-            representations |= zip(cells, event.representations, strict=True)
-    order = range(len(plan.cells))
-    return Collected(tuple(readings[cell] for cell in order), tuple(representations[cell] for cell in order))
-
-
-def watched(events: Iterator[Event], plan: Plan, progress: Progress | None, finished: int = 0) -> Iterator[Event]:
-    """Events, told to `progress` as they pass: the tokens that are there, and those there may be.
-
-    Args:
-        events: of an execution.
-        plan: its plan.
-        progress: what is told, or None.
-        finished: tokens that were there before.
-    """
-    n_tokens = sum(tokens_of(cell) for cell in plan.cells)
-    under_way = 0
-    for event in events:
-        if isinstance(event, Finished):
-            # Texts that ended early count as whole.
-            finished += sum(tokens_of(plan.cells[cell]) for cell in plan.batches[event.batch].cells)
-            under_way = 0
-        else:
-            under_way += 1
-        if progress is not None:
-            progress(min(finished + under_way, n_tokens), n_tokens)
-        yield event
-
-
-def tokens_of(cell: Cell) -> int:
-    """How many tokens a cell may write; one where only its next token is read."""
-    return max(1, cell.readout.new_tokens)
-
-
-def _read_sources(plan: Plan, model: Model, batches: Sequence[int]) -> dict[Read | None, Tensor]:
-    """Every representation that the batches need, each prompt run once."""
-    reads = {plan.cells[cell].source for index in batches for cell in plan.batches[index].cells}
-    by_prompt: dict[tuple[int, ...], list[Read]] = {}
-    for read in reads:
-        if read is not None:
-            by_prompt.setdefault(read.prompt.ids, []).append(read)
-    found: dict[Read | None, Tensor] = {}
-    for wanted in by_prompt.values():
-        activations: Activations = capture(model, wanted[0].prompt, sorted({read.site for read in wanted}, key=str))
-        found |= {read: activations[read.site][0][read.position].clone() for read in wanted}
-    return found
 
 
 def _residual_layers(plan: Plan, tokens: Tokens) -> set[int]:
@@ -239,7 +95,7 @@ def _residual_layers(plan: Plan, tokens: Tokens) -> set[int]:
     return {
         wake - 1
         for batch in plan.batches
-        if plan.cells[batch.cells[0]].target.ids == tokens.ids
+        if not batch.tail and plan.cells[batch.cells[0]].target.ids == tokens.ids
         for wake in batch.wake
         if wake
     }
@@ -257,36 +113,48 @@ def _run_clean(model: Model, tokens: Tokens, layers: set[int]) -> _Clean:
 
 
 def _run(
-    plan: Plan,
-    batch: PlannedBatch,
-    representations: dict[Read | None, Tensor],
-    model: Model,
-    clean: _Clean,
-    stop: Stop,
+    plan: Plan, batch: PlannedBatch, sources: Sources, model: Model, clean: _Clean | None, stop: Stop
 ) -> Iterator[FirstToken | TextGrew | list[Reading]]:
     """Events of a batch, with lists of readings that together are its cells' in order."""
     cells = [plan.cells[index] for index in batch.cells]
+    writes_text = cells[0].readout.new_tokens > 0
     try:
-        started, logits = _prefill(cells, batch, representations, model, clean)
+        if clean is None or batch.tail:
+            started, hidden = None, _tail(cells, sources, model)
+        else:
+            started, hidden = _prefill(cells, batch, sources, model, clean)
+        with torch.no_grad():
+            first = model.choose(hidden) if writes_text else None
     except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
         if len(cells) == 1 or not _out_of_memory(error):
             raise
         middle = len(cells) // 2
         for half in (slice(None, middle), slice(middle, None)):
             smaller = replace(batch, cells=batch.cells[half], wake=batch.wake[half])
-            yield from _run(plan, smaller, representations, model, clean, stop)
+            yield from _run(plan, smaller, sources, model, clean, stop)
         return
-    readout = cells[0].readout
-    if not readout.new_tokens:
-        yield list(readout.read(model, logits, ()))
+    if started is not None and first is not None:
+        yield from _texts(batch, cells, sources, started, first, stop)
         return
-    later = [write for write in _writes(cells, representations) if write.when != "prompt"]
-    first = logits.argmax(-1)
-    del logits
+    for row in range(0, len(cells), plan.rows_read):
+        if stop.now:
+            raise _cancelled()
+        part = slice(row, row + plan.rows_read)
+        with torch.no_grad():
+            logits = model.decide(hidden[part])
+            yield list(cells[0].readout.read(model, logits, (), sources.original_of(cells[part])))
+
+
+def _texts(
+    batch: PlannedBatch, cells: Sequence[Cell], sources: Sources, started: Batch, first: Tensor, stop: Stop
+) -> Iterator[FirstToken | TextGrew | list[Reading]]:
+    """What a batch that has read its prompts writes, as it grows, and at last its readings."""
+    model, readout = started.model, cells[0].readout
+    later = [write for write in _writes(cells, sources) if write.when != "prompt"]
     written: list[list[int]] = []
     for written in decode(started, first, readout.new_tokens, later):
         if stop.now:
-            raise CancelledError("the run was stopped", "batches that were finished are kept where there is a store")
+            raise _cancelled()
         event = FirstToken if max(map(len, written)) == 1 else TextGrew
         for index, ids in zip(batch.cells, written, strict=True):
             yield event(index, model.decode(ids))
@@ -294,16 +162,16 @@ def _run(
 
 
 def _prefill(
-    cells: Sequence[Cell],
-    batch: PlannedBatch,
-    representations: dict[Read | None, Tensor],
-    model: Model,
-    clean: _Clean,
+    cells: Sequence[Cell], batch: PlannedBatch, sources: Sources, model: Model, clean: _Clean
 ) -> tuple[Batch, Tensor]:
-    """Read the prompt from the batch's first column on, each row from the block that it wakes at."""
+    """Read the prompt from the batch's first column on, each row from the block that it wakes at.
+
+    Returns:
+        The batch, ready to go on, and what the unembedding is given, (rows, width).
+    """
     n_tokens, readout = len(clean.tokens), cells[0].readout
     capacity = n_tokens + readout.new_tokens
-    during = [write for write in _writes(cells, representations) if write.when != "generated"]
+    during = [write for write in _writes(cells, sources) if write.when != "generated"]
     with torch.no_grad():
         shared = can_share(model) and batch.start > 0
         cache = kv.rows_cache(model.n_layers, len(cells), capacity, known=clean.cache, start=batch.start, shared=shared)
@@ -315,20 +183,31 @@ def _prefill(
         ):
             hidden = rows.last()
         kv.set_length(cache, n_tokens)
-        logits = model.decide(hidden)
     hooks.check()
-    return rows, logits
+    return rows, hidden
 
 
-def _writes(cells: Sequence[Cell], representations: dict[Read | None, Tensor]) -> list[Write]:
+def _tail(cells: Sequence[Cell], sources: Sources, model: Model) -> Tensor:
+    """What the unembedding is given where the last block's output is written, (rows, width): no pass at all."""
+    values = [value for value in sources.values(cells) if value is not None]
+    with torch.no_grad():
+        hidden = model.last_hidden(torch.stack(values).to(model.dtype))
+    check_finite(hidden, model)
+    return hidden
+
+
+def _writes(cells: Sequence[Cell], sources: Sources) -> list[Write]:
     """The writes of a batch, by row."""
     found = []
-    for row, cell in enumerate(cells):
+    for row, (cell, intervention) in enumerate(zip(cells, sources.interventions(cells), strict=True)):
         found += [replace(write, row=row) for write in cell.also]
-        if cell.source is not None and cell.site is not None:
-            value = cell.mapping.intervention(representations[cell.source], cell.source.site, cell.site)
-            found.append(Write(cell.site, value, cell.positions, row))
+        if intervention is not None and cell.site is not None:
+            found.append(Write(cell.site, intervention, cell.positions, row))
     return found
+
+
+def _cancelled() -> CancelledError:
+    return CancelledError("the run was stopped", "batches that were finished are kept where there is a store")
 
 
 def _out_of_memory(error: BaseException) -> bool:

@@ -10,7 +10,9 @@ from typing import Any
 from safetensors.torch import load, save
 
 from bathyscope.engine.cells import stored_spec
-from bathyscope.engine.execute import Collected, Finished, Stop, execute, tokens_of, watched
+from bathyscope.engine.collect import Collected
+from bathyscope.engine.events import Finished, Stop, tokens_of, watched
+from bathyscope.engine.execute import execute
 from bathyscope.engine.plan import Plan
 from bathyscope.errors import StorageError
 from bathyscope.generation import Progress
@@ -42,6 +44,7 @@ def run_stored(
     *,
     kind: str,
     spec: Mapping[str, Any],
+    keep_representations: bool = True,
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> StoredRun:
@@ -54,6 +57,8 @@ def run_stored(
         store: where cells are kept.
         kind: the kind of result.
         spec: what was asked, as JSON values; `bathyscope runs resume` reads it.
+        keep_representations: whether what was read at the sources is stored as well; where it is not, it
+            is missing from what is found again.
         progress: called with the tokens that are there and those there may be.
         stop: looked at at every decoding step and after every batch.
 
@@ -77,7 +82,7 @@ def run_stored(
                 continue
             missing = set(store.missing(run, event.batch))
             records = [
-                Record(keys[cell], specs[cell], asdict(reading), _bytes(representation))
+                Record(keys[cell], specs[cell], asdict(reading), _bytes(representation) if keep_representations else None)
                 for cell, reading, representation in zip(
                     plan.batches[event.batch].cells, event.readings, event.representations, strict=True
                 )
@@ -100,7 +105,7 @@ def _collected(records: list[Record]) -> Collected:
 
 def _reading(result: Mapping[str, Any]) -> Reading:
     candidates = tuple(Candidate(**one) for one in result["candidates"])
-    return Reading(result["text"], tuple(result["ids"]), candidates, result["stopped"])
+    return Reading(result["text"], tuple(result["ids"]), candidates, result["stopped"], result.get("values", {}))
 
 
 def _bytes(representation: Any) -> bytes | None:

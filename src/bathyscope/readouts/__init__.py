@@ -1,0 +1,64 @@
+"""Readouts: what is taken from the target run."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Final
+
+from bathyscope.errors import UsageError
+from bathyscope.readouts.base import Candidate, Original, Reading, Readout
+from bathyscope.readouts.comparisons import KL, PrecisionAtK, ReverseSurprisal, Several, Surprisal
+from bathyscope.readouts.next_token import LogitDiff, NextToken, Probability, Rank, token_id
+from bathyscope.readouts.texts import Contains, Generate, normalized
+
+__all__ = [
+    "KL",
+    "READOUTS",
+    "Candidate",
+    "Contains",
+    "Generate",
+    "LogitDiff",
+    "NextToken",
+    "Original",
+    "PrecisionAtK",
+    "Probability",
+    "Rank",
+    "Reading",
+    "Readout",
+    "ReverseSurprisal",
+    "Several",
+    "Surprisal",
+    "normalized",
+    "readout_of",
+    "token_id",
+]
+
+READOUTS: Final[dict[str, type[Readout]]] = {
+    kind.__name__: kind
+    for kind in (
+        Contains,
+        Generate,
+        KL,
+        LogitDiff,
+        NextToken,
+        PrecisionAtK,
+        Probability,
+        Rank,
+        ReverseSurprisal,
+        Surprisal,
+    )
+}
+"""The readouts by name, as `Readout.spec` names them; `Several` holds specs of others."""
+
+
+def readout_of(spec: Mapping[str, Any]) -> Readout:
+    """The readout that a spec describes.
+
+    Raises:
+        UsageError: no readout has that name.
+    """
+    if spec["readout"] == "Several":
+        return Several(tuple(readout_of(one) for one in spec["readouts"]))
+    kind = READOUTS.get(spec["readout"])
+    if kind is None:
+        raise UsageError(f"no readout is called {spec['readout']!r}", f"readouts are {', '.join(READOUTS)}, Several")
+    return kind(**{entry.name: spec[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]

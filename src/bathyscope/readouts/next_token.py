@@ -1,0 +1,194 @@
+"""Readouts of the target's next token: which are likeliest, and how likely certain ones are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from bathyscope.errors import UsageError
+from bathyscope.generation import Continuation
+from bathyscope.model import Model
+from bathyscope.readouts.base import Candidate, Original, Reading, Readout, needed
+
+
+@dataclass(frozen=True)
+class NextToken(Readout):
+    """The likeliest next tokens and their probabilities.
+
+    Args:
+        k: how many.
+
+    Example:
+        >>> from bathyscope.readouts import NextToken
+        >>> NextToken(5).spec()
+        {'readout': 'NextToken', 'k': 5}
+    """
+
+    k: int = 10
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UsageError(f"the {self.k} likeliest tokens were asked for", "at least 1", "--top 10")
+
+    @override
+    def read(
+        self,
+        model: Model,
+        logits: Tensor | None,
+        continuations: Sequence[Continuation],
+        original: Original | None = None,
+    ) -> tuple[Reading, ...]:
+        del continuations, original
+        logits = needed(logits)
+        best = logits.topk(min(self.k, logits.shape[-1]))
+        probabilities = (best.values - logits.logsumexp(-1, keepdim=True)).exp()
+        readings = []
+        for ids, shares in zip(best.indices.tolist(), probabilities.tolist(), strict=True):
+            texts = model.token_texts(ids)
+            candidates = tuple(Candidate(*one) for one in zip(ids, texts, shares, strict=True))
+            readings.append(Reading(texts[0], (ids[0],), candidates))
+        return tuple(readings)
+
+
+@dataclass(frozen=True)
+class Probability(Readout):
+    """How probable one next token is: {"probability": p}.
+
+    Args:
+        token: as text, which must be one token of the target model, or its id.
+
+    Example:
+        >>> import bathyscope
+        >>> from bathyscope.readouts import Probability
+        >>> model = bathyscope.load()
+        >>> logits = bathyscope.run(model, "The capital of France is").logits[0][-1:]
+        >>> round(Probability(" Paris").read(model, logits, ())[0].values["probability"], 2)
+        0.45
+    """
+
+    token: str | int
+
+    @override
+    def check(self, source: Model, target: Model) -> None:
+        token_id(target, self.token)
+
+    @override
+    def read(
+        self,
+        model: Model,
+        logits: Tensor | None,
+        continuations: Sequence[Continuation],
+        original: Original | None = None,
+    ) -> tuple[Reading, ...]:
+        del continuations, original
+        logits = needed(logits)
+        shares = (logits[:, token_id(model, self.token)] - logits.logsumexp(-1)).exp()
+        return measured(model, logits, probability=shares)
+
+
+@dataclass(frozen=True)
+class Rank(Readout):
+    """How many tokens are likelier than one: {"rank": 0.0} for the likeliest.
+
+    Args:
+        token: as text, which must be one token of the target model, or its id.
+
+    Example:
+        >>> from bathyscope.readouts import Rank
+        >>> Rank(" Paris").spec()
+        {'readout': 'Rank', 'token': ' Paris'}
+    """
+
+    token: str | int
+
+    @override
+    def check(self, source: Model, target: Model) -> None:
+        token_id(target, self.token)
+
+    @override
+    def read(
+        self,
+        model: Model,
+        logits: Tensor | None,
+        continuations: Sequence[Continuation],
+        original: Original | None = None,
+    ) -> tuple[Reading, ...]:
+        del continuations, original
+        logits = needed(logits)
+        own = logits[:, token_id(model, self.token), None]
+        return measured(model, logits, rank=(logits > own).sum(-1))
+
+
+@dataclass(frozen=True)
+class LogitDiff(Readout):
+    """The logit of one next token less that of another: {"logit_diff": d}.
+
+    Args:
+        answer: as text, which must be one token of the target model, or its id.
+        wrong_answer: the same.
+
+    Example:
+        >>> from bathyscope.readouts import LogitDiff
+        >>> LogitDiff(" is", " are").spec()
+        {'readout': 'LogitDiff', 'answer': ' is', 'wrong_answer': ' are'}
+    """
+
+    answer: str | int
+    wrong_answer: str | int
+
+    @override
+    def check(self, source: Model, target: Model) -> None:
+        if token_id(target, self.answer) == token_id(target, self.wrong_answer):
+            raise UsageError(f"answer and wrong answer are both {self.answer!r}", "two tokens are compared")
+
+    @override
+    def read(
+        self,
+        model: Model,
+        logits: Tensor | None,
+        continuations: Sequence[Continuation],
+        original: Original | None = None,
+    ) -> tuple[Reading, ...]:
+        del continuations, original
+        logits = needed(logits)
+        answer, wrong = (logits[:, token_id(model, token)] for token in (self.answer, self.wrong_answer))
+        return measured(model, logits, logit_diff=answer - wrong)
+
+
+def token_id(model: Model, token: str | int) -> int:
+    """The id of a token.
+
+    Raises:
+        UsageError: the text is several tokens, or none; or there is no such id.
+
+    Example:
+        >>> import bathyscope
+        >>> from bathyscope.readouts import token_id
+        >>> token_id(bathyscope.load(), " Paris")
+        7042
+    """
+    if isinstance(token, int):
+        if not 0 <= token < model.vocabulary:
+            raise UsageError(f"token id {token} was given", f"{model.name} has ids 0 to {model.vocabulary - 1}")
+        return token
+    ids = model.tokenizer(token, add_special_tokens=False)["input_ids"]
+    if len(ids) != 1:
+        raise UsageError(
+            f"{token!r} was given as a token",
+            f"for {model.name} it is {', '.join(map(repr, model.token_texts(ids))) or 'none'}",
+            "one of them, with its leading space if it has one",
+        )
+    return ids[0]
+
+
+def measured(model: Model, logits: Tensor, **values: Tensor) -> tuple[Reading, ...]:
+    """A reading a row: its likeliest token, and values by name, each (rows,)."""
+    best = logits.argmax(-1).tolist()
+    texts = model.token_texts(best)
+    columns = torch.stack([value.double() for value in values.values()], -1).tolist()
+    return tuple(
+        Reading(text, (token,), values=dict(zip(values, row, strict=True)))
+        for text, token, row in zip(texts, best, columns, strict=True)
+    )
