@@ -117,7 +117,10 @@ def runs_what_it_reads(node: ast.AST) -> bool:
         return bool(outsiders(node) & {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"})
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         return node.func.id in ("eval", "exec", "compile", "__import__")
-    return isinstance(node, ast.Attribute) and node.attr == "load" and ast.unparse(node.value) == "torch"
+    if isinstance(node, ast.Call) and any(ast.unparse(word) == "weights_only=True" for word in node.keywords):
+        node.func.reads_tensors_only = True  # the walk comes to a call before it comes to what is called
+    by_torch = isinstance(node, ast.Attribute) and node.attr == "load" and ast.unparse(node.value) == "torch"
+    return by_torch and not getattr(node, "reads_tensors_only", False)
 
 
 def trusts_a_checkpoints_code(node: ast.AST) -> bool:
@@ -195,7 +198,9 @@ SEAMS = {
     "typer": {"cli"},
     "rich": {"cli", "embedded"},
     "pandas": {"results"},
-    "safetensors": {"results", "store", "engine", "loading"},
+    "safetensors": {"results", "store", "engine", "loading", "mappings", "soft_prompts", "fitting"},
+    "matplotlib": {"plots"},
+    "datasets": {"texts"},
     "platformdirs": {"embedded", "store"},
     "sqlite3": {"store"},
 }
@@ -219,7 +224,9 @@ RULES = {
     "a forward is replaced only in bypass": (replaces_forward, {"bypass"}, "block.forward = f"),
     "no forward is set by name": (replaces_forward, {"bypass"}, "setattr(block, 'forward', f)"),
     "nothing is unpickled": (runs_what_it_reads, set(), "import pickle"),
-    "nothing is loaded by torch": (runs_what_it_reads, set(), "torch.load(path)"),
+    "torch loads tensors only": (runs_what_it_reads, set(), "torch.load(path)"),
+    "and is told so": (runs_what_it_reads, set(), "torch.load(path, weights_only=False)"),
+    "wherever it is called": (runs_what_it_reads, set(), "load = torch.load; load(path, weights_only=True)"),
     "no text is evaluated": (runs_what_it_reads, set(), "eval(text)"),
     "no checkpoint runs code": (trusts_a_checkpoints_code, set(), "load(name, trust_remote_code=True)"),
     "no checkpoint may choose to": (trusts_a_checkpoints_code, set(), "{'trust_remote_code': trusted}"),

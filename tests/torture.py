@@ -229,7 +229,7 @@ def kill_often(folder: Path, kills: int, seed: int, *, control: bool = False, n_
             die = [] if control or choose.random() < 0.6 else [f"--die={choose.choice(STEPS)}:{choose.randint(1, 6)}"]
             enough = tally.kills >= kills
             process = start(store_folder, log, sweep, *options, *(() if enough else die))
-            killed = _killed(process, None if enough or die else choose.uniform(0.002, 0.06), tally)
+            killed = _killed(process, None if enough or die else Moment.any(choose, log), tally)
             if not killed:
                 break
             tally.kills += 1
@@ -249,11 +249,36 @@ def kill_often(folder: Path, kills: int, seed: int, *, control: bool = False, n_
     return tally
 
 
-def _killed(process: "subprocess.Popen[bytes]", delay: float | None, tally: Tally) -> bool:
+@dataclass(frozen=True)
+class Moment:
+    """When a child is killed: after it has written so much to its log, and some milliseconds more.
+
+    By what it has done and not by the clock, so that on a busy machine, too, kills come all along a sweep.
+    """
+
+    log: Path
+    size: int
+    delay: float
+
+    @classmethod
+    def any(cls, choose: random.Random, log: Path) -> "Moment":
+        """Any moment: every third falls into the opening of the store, the others into the first ten batches."""
+        if choose.random() < 1 / 3:
+            return cls(log, 0, choose.uniform(0.002, 0.06))
+        written = log.stat().st_size if log.exists() else 0
+        return cls(log, written + choose.randint(1, 5000), choose.uniform(0, 0.004))
+
+    def wait(self, process: "subprocess.Popen[bytes]") -> None:
+        while self.size and process.poll() is None and self.log.stat().st_size < self.size:
+            time.sleep(0.0005)
+        time.sleep(self.delay)
+
+
+def _killed(process: "subprocess.Popen[bytes]", moment: Moment | None, tally: Tally) -> bool:
     assert process.stdout and process.stderr
     process.stdout.readline()
-    if delay is not None:
-        time.sleep(delay)
+    if moment is not None:
+        moment.wait(process)
         process.kill()
     _, problem = process.communicate()
     # A store tells of leftovers on stderr; anything else there is a failure.

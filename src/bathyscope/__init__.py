@@ -4,11 +4,11 @@ Public names are resolved when they are first used: importing the package loads 
 transformers.
 """
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bathyscope import engine, fitting, interventions, lenses, mappings, prompts, readouts, texts
+    from bathyscope import engine, fitting, interventions, lenses, mappings, prompts, readouts, studies, texts
     from bathyscope.errors import BathyscopeError
     from bathyscope.forward import Activations, Run, capture, differentiate, run
     from bathyscope.generation import Continuation, generate
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bathyscope.sites import Site
     from bathyscope.store import Store
 
-__version__ = metadata.version("bathyscope")
+__version__: str
 
 _WHERE = {
     "errors": ("BathyscopeError",),
@@ -71,6 +71,7 @@ __all__ = [
     "prompts",
     "readouts",
     "run",
+    "studies",
     "texts",
     "wrap",
 ]
@@ -79,6 +80,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"bathyscope.{_HOME[name]}"), name)
+    if name == "__version__":
+        from importlib import metadata  # a tenth of what it takes to print help
+
+        return metadata.version("bathyscope")
     if name in __all__:
         return import_module(f"bathyscope.{name}")
     raise AttributeError(f"module 'bathyscope' has no attribute {name!r}")

@@ -1,8 +1,11 @@
-"""The only file that bypasses blocks: rows of a batch sleep through the blocks below their write.
+"""The only file that replaces what modules do: rows that sleep through blocks, and a residual stream in float32.
 
 A write at layer l of a target prompt changes nothing at or below l but itself. A row that waits for
 such a write need not be computed until then: it wakes at the block after it, with the clean target's
 residual stream. A block computes the rows that are awake, which stand first in the batch.
+
+In half precision every block would round the residual stream to its dtype anew. Here only what a
+module with weights is given is rounded; the sums of the residual stream are float32.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from bathyscope.model import Model
+from bathyscope.model import HALF, Model
 
 
 class Sleepers:
@@ -60,11 +63,72 @@ class Sleepers:
         return staggered
 
 
+class Float32Stream:
+    """A residual stream in float32 beside weights in half precision, in force inside a `with` block.
+
+    The first block is given float32, and sums of float32 and half precision are float32. Whatever has
+    weights of its own is given the model's dtype, as its kernels need it. Without effect in other
+    dtypes, and where somebody else's hook or replaced forward expects the model's own.
+
+    Args:
+        model: the model, before any hook of ours is registered.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.dtype = model.dtype
+        self._first: nn.Module | None = None
+        self._weighted: list[nn.Module] = []
+        self._former: list[tuple[nn.Module, Callable[..., Any] | None]] = []
+        if can_widen(model):
+            blocks = list(model.blocks)
+            self._first = blocks[0]
+            weighted = (one for one in model.hf.modules() if next(one.parameters(recurse=False), None) is not None)
+            self._weighted = [module for module in weighted if module not in blocks]
+
+    def __enter__(self) -> Self:
+        if self._first is not None:
+            self._replace(self._first, _given(torch.float32, self._first.forward))
+        for module in self._weighted:
+            self._replace(module, _given(self.dtype, module.forward))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for module, former in self._former:
+            if former is None:
+                del module.forward
+            else:
+                module.forward = former
+        self._former.clear()
+
+    def _replace(self, module: nn.Module, forward: Callable[..., Any]) -> None:
+        self._former.append((module, module.__dict__.get("forward")))
+        module.forward = forward
+
+
+def can_widen(model: Model) -> bool:
+    """Whether a model is in half precision and its residual stream can be kept in float32."""
+    return model.dtype in HALF and not any(_is_foreign(module) for module in model.hf.modules())
+
+
 def can_bypass(model: Model) -> bool:
     """Whether blocks can be bypassed: not those that carry somebody else's hook or replaced forward."""
-    return not any(
-        block._forward_hooks or block._forward_pre_hooks or "forward" in block.__dict__ for block in model.blocks
-    )
+    return not any(_is_foreign(block) for block in model.blocks)
+
+
+def _is_foreign(module: nn.Module) -> bool:
+    """Whether a module carries a hook or a replaced forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+
+
+def _given(dtype: torch.dtype, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward that is given its first argument in a dtype, unless that is token ids."""
+
+    def given(*args: Any, **kwargs: Any) -> Any:
+        if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            args = (args[0].to(dtype), *args[1:])
+        return forward(*args, **kwargs)
+
+    return given
 
 
 def _cut(value: Any, n_rows: int, awake: int) -> Any:

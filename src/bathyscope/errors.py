@@ -50,3 +50,7 @@ class InterventionError(BathyscopeError):
 
 class StorageError(BathyscopeError):
     """A file, the cache, the disk or the network failed; what was stored before is intact."""
+
+
+class BathyscopeWarning(UserWarning):
+    """A number that is given, and that a person should not trust without having read why."""

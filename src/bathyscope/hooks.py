@@ -83,7 +83,8 @@ class Hooks:
         window: the pass in progress; the caller keeps `start` and `length` up to date.
         reads: sites whose activations are kept.
         writes: what is written; `row` counts the rows of the batch.
-        graph: keep the very tensors, for gradients, and start the graph at the embedding.
+        graph: keep the very tensors, for gradients, and start the graph there: at the embedding, or at this site
+            of the residual stream.
         stop: end the pass with `EnoughRead` once everything has been read.
     """
 
@@ -94,7 +95,7 @@ class Hooks:
         *,
         reads: Sequence[Site] = (),
         writes: Sequence[Write] = (),
-        graph: bool = False,
+        graph: bool | Site = False,
         stop: bool = False,
     ) -> None:
         self.model, self.window, self.graph, self.stop = model, window, graph, stop
@@ -150,6 +151,10 @@ class Hooks:
             rows = [row[..., pad:] for row, pad in zip(rows, self.window.pads, strict=True)]
         return [row.clone() for row in rows]
 
+    def tensor(self, site: Site) -> Tensor:
+        """With `graph`, the very tensor that was met at a site, padding and all: gradients may be taken by it."""
+        return self._visits[site].seen[0]
+
     def in_tuple(self, site: Site) -> bool:
         """Whether the module of a site that was read returns a tuple."""
         return self._visits[site].in_tuple
@@ -193,8 +198,13 @@ class Hooks:
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
     def _start_graph(self) -> None:
-        module = self.model.hf.get_submodule(self.model.architecture.module_path(Site("embed")))
-        self._handles.append(module.register_forward_hook(lambda _m, _a, output: output.detach().requires_grad_()))
+        site = self.graph if isinstance(self.graph, Site) else Site("embed")
+        module, item = self.model.hf.get_submodule(self.model.architecture.module_path(site)), self.model.tap(site).item
+
+        def after(_module: nn.Module, _args: Any, output: Any) -> Any:
+            return _put(output, item, _pick(output, item).detach().requires_grad_())
+
+        self._handles.append(module.register_forward_hook(after))
 
     def _happen(self, visit: _Visit, tensor: Tensor) -> Tensor:
         found = [(index, self.window.find(write)) for index, write in enumerate(visit.writes)]

@@ -25,7 +25,12 @@ SCHEMA_VERSION = 1
 
 _KINDS: dict[str, type["Result"]] = {}
 
-_HOMES = {"patchscope": "bathyscope.patchscope_result", "lens": "bathyscope.lens_result"}
+_HOMES = {
+    "patchscope": "bathyscope.patchscope_result",
+    "lens": "bathyscope.lens_result",
+    "next-token": "bathyscope.studies.next_token_result",
+    "cross-model": "bathyscope.studies.cross_model_result",
+}
 """Where each kind is defined, for a file that is read before anything made a result of its kind."""
 
 

@@ -5,12 +5,12 @@ Importing it loads neither torch nor transformers: commands import what they cal
 
 import traceback
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Annotated
 
 import typer
 
-from bathyscope.cli import demo, doctor, models, patchscope, runs, terminal
+import bathyscope
+from bathyscope.cli import demo, doctor, lens, mapping, models, patchscope, runs, studies, terminal
 from bathyscope.cli.options import Session, remember_debug
 from bathyscope.errors import BathyscopeError
 
@@ -29,14 +29,17 @@ app = typer.Typer(
 )
 app.command("demo")(demo.command)
 app.command("patchscope")(patchscope.command)
+app.command("lens")(lens.command)
 app.command("doctor")(doctor.command)
 app.command("models")(models.command)
+app.add_typer(mapping.app, name="mapping")
+app.add_typer(studies.app, name="study")
 app.add_typer(runs.app, name="runs")
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"bathyscope {metadata.version('bathyscope')}")
+        typer.echo(f"bathyscope {bathyscope.__version__}")
         raise typer.Exit
 
 
@@ -83,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         terminal.quiet_libraries()
         command = typer.main.get_command(app)
-        code = command.main(arguments, prog_name="bathyscope", standalone_mode=False, obj=session) or 0
+        with terminal.telling_warnings():
+            code = command.main(arguments, prog_name="bathyscope", standalone_mode=False, obj=session) or 0
     except SystemExit as stop:  # so rich and typer end when the reader of stdout has gone away
         code = stop.code if isinstance(stop.code, int) else 1
     except (KeyboardInterrupt, typer.Abort):

@@ -1,8 +1,9 @@
 """From what was typed to what the library takes; what can be refused without a model is refused here."""
 
-import math
 import os
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,6 @@ from bathyscope.errors import SiteError, StorageError, UsageError
 from bathyscope.sites import parse_layers
 
 if TYPE_CHECKING:
-    from bathyscope.mappings import Mapping
     from bathyscope.prompts import InspectionPrompt
     from bathyscope.readouts import Readout
 
@@ -60,25 +60,58 @@ def check_revision(revision: str | None, model: str | None) -> None:
         )
 
 
-def check_out(path: Path, *endings: str) -> None:
+def check_out(path: Path, *endings: str, option: str = "--out") -> None:
     """Refuse a file that could not be what is asked for, before the work that it is for.
 
     Raises:
         UsageError: its ending is wrong, or it is a folder, or lacks one.
     """
-    given = f"--out {str(path)!r} was given"
+    given = f"{option} {str(path)!r} was given"
     if path.suffix not in endings:
-        raise UsageError(given, f"its name must end in {' or '.join(endings)}", f"--out {path.stem}{endings[0]}")
+        raise UsageError(given, f"its name must end in {' or '.join(endings)}", f"{option} {path.stem}{endings[0]}")
     if path.is_dir():
-        raise UsageError(given, "that is a folder, and a file is written", f"--out {path / ('result' + path.suffix)}")
+        raise UsageError(
+            given, "that is a folder, and a file is written", f"{option} {path / ('result' + path.suffix)}"
+        )
+    if not path.parent.is_dir():
+        raise UsageError(given, f"there is no folder {str(path.parent)!r}", f"{option} {path.name}")
+
+
+def check_map(path: Path, text: str | None) -> None:
+    """Refuse a file that a mapping cannot be kept in, before it is fitted.
+
+    Raises:
+        UsageError: it is a folder, or lacks one, or is the text that is read.
+        StorageError: its folder cannot be written to.
+    """
+    given = f"--out {str(path)!r} was given"
+    if path.is_dir() or not path.name:
+        raise UsageError(given, "that is a folder, and a file is written", f"--out {path / 'map.safetensors'}")
     if not path.parent.is_dir():
         raise UsageError(given, f"there is no folder {str(path.parent)!r}", f"--out {path.name}")
+    if path.exists() and (not path.is_file() or (text is not None and Path(text).exists() and path.samefile(text))):
+        what = "the text that is read" if path.is_file() else "no file that can be replaced"
+        raise UsageError(given, f"that is {what}", f"--out {path.stem}.safetensors")
+    check_writable(path.parent)
 
 
 def check_writable(folder: Path) -> None:
     """Refuse a folder that nothing can be written to."""
     if not os.access(folder, os.W_OK):
         raise StorageError(f"the folder {str(folder)!r} cannot be written to", "one of your own", "another --out")
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Numbers such as 3,7 or 0-10.
+
+    Raises:
+        UsageError: it is no such list.
+    """
+    found = [re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part.strip()) for part in text.split(",")]
+    ranges = [range(int(one[1]), int(one[2] or one[1]) + 1) for one in found if one]
+    if len(ranges) < len(found) or not all(ranges):
+        raise UsageError(f"{option} {text} was given", "numbers are written 3, 3,7 or 0-10", f"{option} 0-15")
+    return [number for one in ranges for number in one]
 
 
 def position(at: str) -> int | str:
@@ -109,23 +142,20 @@ def inspection_prompt(
     return prompts.custom(own, "x" if placeholder is None else placeholder, chat=bool(chat))
 
 
-def mapping(name: str | None, factor: float | None) -> "Mapping":
-    """What is done to a vector before it is written.
+def nearest(typed: str, names: Iterable[str]) -> str:
+    """The name that is most like what was typed."""
+    import difflib
 
-    Raises:
-        UsageError: a factor is missing, not finite, or has nothing to scale.
-    """
-    from bathyscope import mappings
+    return difflib.get_close_matches(typed, list(names), 1, 0)[0]
 
-    if factor is None:
-        if name == "scale":
-            raise UsageError("--mapping scale was given without --scale", "a factor is needed", "--scale 2")
-        return mappings.NormMatch() if name == "norm-match" else mappings.Identity()
-    if name not in (None, "scale"):
-        raise UsageError(f"both --mapping {name} and --scale were given", "one mapping is applied", "one of them")
-    if not math.isfinite(factor):
-        raise UsageError(f"--scale {factor} was given", "a finite number is needed", "--scale 2")
-    return mappings.Scale(factor)
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """A file that was named and cannot be read makes a request that cannot be carried out."""
+    try:
+        yield
+    except StorageError as error:
+        raise UsageError(error.given, error.expected, error.remedy) from error
 
 
 def readout(new_tokens: int | None, next_token: bool, top: int | None) -> "Readout":

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rich.console import Console
 from rich.text import Text
@@ -93,8 +93,9 @@ def show(result: "PatchscopeResult", console: Console) -> None:
             table.add_row(str(row), *(_said(view.columns[head][row], whole=whole, wrap=wrap) for head in heads))
         console.print(table)
         cut |= not wrap and terminal.natural_width(table) > console.width
-    unpatched = repr(result.unpatched) if result.cells[0].candidates else result.unpatched.strip()
-    console.print(terminal.cell(f"nothing written: {unpatched}", wrap=True))
+    if result.unpatched is not None:
+        unpatched = repr(result.unpatched) if result.cells[0].candidates else result.unpatched.strip()
+        console.print(terminal.cell(f"nothing written: {unpatched}", wrap=True))
     console.print(Text(CONVENTION, "dim"))
     if cut:
         console.print(Text("Texts are cut to fit; --json and --out keep them whole.", "dim"))
@@ -159,11 +160,21 @@ def _asked(result: "PatchscopeResult", view: _View, width: int) -> Iterator[str]
     where = "the same layer"
     if view.targets:
         where = f"layer {view.targets[0]}" if len(view.targets) == 1 else "every layer asked for"
-    factor = f" by {asked['factor']:g}" if "factor" in asked else ""
-    how = "" if asked["mapping"] == "Identity" else f" ({asked['mapping']}{factor})"
+    how = f" ({name})" if (name := _mapping(asked)) else ""
     to = "" if models[1:] in ([], models[:1]) else f" in {models[1]}"
+    if not asked["target"]["prompt"]:  # a lens: what stands behind the last block depends on no prompt
+        yield f"written: at {where}{how}{to}"
+        return
     over = f"written: at {where}{how}, over {asked['target']['placeholder']!r} of "
     yield _around(over, asked["target"]["prompt"], to, width)
+
+
+def _mapping(asked: "Mapping[str, Any]") -> str:
+    """What a person calls the mapping; nothing where vectors are written as they are."""
+    if asked["mapping"] == "Identity":
+        return ""
+    factor = f" by {asked['factor']:g}" if "factor" in asked else ""
+    return f"{asked.get('method', asked['mapping'])}{factor}"
 
 
 def _around(before: str, prompt: str, after: str, width: int) -> str:

@@ -1,7 +1,9 @@
 """`bathyscope patchscope`: the layers and positions of one text, as a table, JSON or a page."""
 
+from pathlib import Path
+
 import bathyscope
-from bathyscope.cli import choices, options, terminal
+from bathyscope.cli import choices, mapping_choice, options, terminal
 from bathyscope.cli.opening import open_model, opened
 from bathyscope.cli.showing import show_or_save
 from bathyscope.cli.stopping import stoppable
@@ -11,12 +13,12 @@ def command(
     text: options.Text,
     *,
     at: options.At = "last",
-    layers: options.Layers = "all",
+    layers: options.Layers = None,
     prompt: options.PromptName = None,
     own_prompt: options.OwnPrompt = None,
     placeholder: options.Placeholder = None,
     chat: options.Chat = None,
-    target_layer: options.TargetLayer = "same",
+    target_layer: options.TargetLayer = None,
     mapping: options.MappingName = None,
     scale: options.Factor = None,
     new_tokens: options.NewTokens = None,
@@ -47,27 +49,28 @@ def command(
       bathyscope patchscope "Alexander the Great" --prompt token-identity --top 5
       bathyscope patchscope "Barack Obama" --layers 3,7 --json --out obama.html
       bathyscope patchscope "New York City" --target-layer all --explain
+      bathyscope patchscope "Diana" --target-layer 2 --mapping scale:3
     """
     del debug  # its callback has done the work
-    choices.check_text(text)
+    _check(text, layers, target_layer, out)
     choices.check_revision(revision, model)
-    choices.check_layers(layers, "--layers")
-    if target_layer != "same":
-        choices.check_layers(target_layer, "--target-layer")
-    if out is not None:
-        choices.check_out(out, ".json", ".html")
-        choices.check_writable(out.parent)
     inspection = choices.inspection_prompt(prompt, own_prompt, placeholder, chat)
-    chosen_mapping, chosen_readout = choices.mapping(mapping, scale), choices.readout(new_tokens, next_token, top)
+    chosen_mapping, chosen_readout = (
+        mapping_choice.mapping(mapping, scale),
+        choices.readout(new_tokens, next_token, top),
+    )
 
     shown = terminal.may_animate(as_json=as_json)
     source_model = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
     other = None
     if target_model is not None and target_model != model:
         other = open_model(target_model, dtype=dtype, attention=attention, shown=shown)
+    read, written = mapping_choice.layers_for(
+        chosen_mapping, (source_model, other or source_model), layers, target_layer
+    )
     asked = (
-        bathyscope.Source(source_model, text, position=choices.position(at), layer=layers),
-        bathyscope.Target(other, inspection, layer=target_layer),
+        bathyscope.Source(source_model, text, position=choices.position(at), layer=read),
+        bathyscope.Target(other, inspection, layer=written),
     )
     chosen = {"mapping": chosen_mapping, "readout": chosen_readout, "budget": (memory or 2048) * 2**20}
     if explain:
@@ -79,3 +82,14 @@ def command(
     ):
         result = bathyscope.patchscope(*asked, **chosen, store=store, progress=tick, stop=stop)
     show_or_save(result, as_json=as_json, out=out)
+
+
+def _check(text: str, layers: str | None, target_layer: str | None, out: Path | None) -> None:
+    """Refuse what no model could do."""
+    choices.check_text(text)
+    choices.check_layers(layers or "all", "--layers")
+    if target_layer not in (None, "same"):
+        choices.check_layers(target_layer, "--target-layer")
+    if out is not None:
+        choices.check_out(out, ".json", ".html")
+        choices.check_writable(out.parent)

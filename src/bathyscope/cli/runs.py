@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 RunId = Annotated[
-    str, typer.Argument(metavar="ID", callback=options.readable, help="A run's id, or how it begins, such as 3fa9.")
+    str, typer.Argument(metavar="ID", callback=choices.readable, help="A run's id, or how it begins, such as 3fa9.")
 ]
 
 

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bathyscope.cli import ladders, terminal
+from bathyscope.cli import heatmaps, ladders, terminal
 
 if TYPE_CHECKING:
+    from bathyscope.lens_result import LensResult
     from bathyscope.patchscope_result import PatchscopeResult
 
 
-def show_or_save(result: "PatchscopeResult", *, as_json: bool, out: Path | None) -> None:
+def show_or_save(result: "PatchscopeResult | LensResult", *, as_json: bool, out: Path | None) -> None:
     """Save where a file was asked for, then print JSON or a table.
 
     Raises:
@@ -25,4 +26,13 @@ def show_or_save(result: "PatchscopeResult", *, as_json: bool, out: Path | None)
         if as_json:
             typer.echo(result.to_json().encode())
         else:
-            ladders.show(result, terminal.out())
+            _show(result)
+
+
+def _show(result: "PatchscopeResult | LensResult") -> None:
+    from bathyscope.lens_result import LensResult
+
+    if isinstance(result, LensResult):
+        heatmaps.show(result, terminal.out())
+    else:
+        ladders.show(result, terminal.out())

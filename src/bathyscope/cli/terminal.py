@@ -30,6 +30,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from bathyscope.errors import BathyscopeWarning
+
 PIPED_WIDTH = 100
 """Columns of a table that goes to a file or to another program, unless COLUMNS says otherwise."""
 
@@ -119,26 +121,29 @@ def complain(text: str) -> None:
     err().print(Text.assemble(("bathyscope: ", "bold red"), clean(re.sub(r"\s*\n\s*", " ", text))))
 
 
-class _CellRate(ProgressColumn):
-    """Cells a second."""
+class _Rate(ProgressColumn):
+    """Cells a second, or whatever is counted."""
 
-    def __init__(self, per_cell: int) -> None:
+    def __init__(self, per_cell: int, unit: str) -> None:
         super().__init__()
-        self._per_cell = per_cell
+        self._per_cell, self._unit = per_cell, unit
 
     def render(self, task: Task) -> Text:
         """The rate so far, or nothing before there is one."""
-        return Text(f"{task.speed / self._per_cell:.1f} cells/s, left" if task.speed else "")
+        return Text(f"{task.speed / self._per_cell:.1f} {self._unit}/s, left" if task.speed else "")
 
 
 @contextmanager
-def progress(what: str, *, shown: bool = True, per_cell: int = 0) -> Iterator[Callable[[int, int], None]]:
+def progress(
+    what: str, *, shown: bool = True, per_cell: int = 0, unit: str = "cells"
+) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr that goes away, where a person is looking; it pulses until it is told how much there is.
 
     Args:
         what: is under way.
         shown: whether there is a bar at all.
         per_cell: steps that make a cell, to tell cells a second and the time left; 0 tells neither.
+        unit: what is counted.
 
     Yields:
         A function of what is done and what there is to do.
@@ -150,13 +155,23 @@ def progress(what: str, *, shown: bool = True, per_cell: int = 0) -> Iterator[Ca
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        *((_CellRate(per_cell), TimeRemainingColumn(compact=True)) if per_cell else ()),
+        *((_Rate(per_cell, unit), TimeRemainingColumn(compact=True)) if per_cell else ()),
     )
     with Progress(
         *columns, console=console, transient=True, redirect_stdout=False, disable=not (shown and console.is_terminal)
     ) as bar:
         task = bar.add_task(clean(what), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def telling_warnings() -> Iterator[None]:
+    """Have our own warnings, which are about numbers that were asked for, said as a line on stderr."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", BathyscopeWarning)
+        warnings.showwarning = lambda message, *_: note(f"warning: {message}")
+        yield
 
 
 def quiet_libraries() -> None:

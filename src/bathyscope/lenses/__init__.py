@@ -1,6 +1,7 @@
 """Lenses: earlier ways to read representations, each a patchscope with its choices made."""
 
 from bathyscope.lenses.directions import backward_lens, embedding_space
+from bathyscope.lenses.future import future_lens
 from bathyscope.lenses.selfie import selfie
 from bathyscope.lenses.vocabulary import (
     LensOptions,
@@ -19,6 +20,7 @@ __all__ = [
     "backward_lens",
     "bare_placeholder",
     "embedding_space",
+    "future_lens",
     "jacobian_lens",
     "linear_shortcut",
     "logit_lens",

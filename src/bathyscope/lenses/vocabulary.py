@@ -4,10 +4,11 @@ They differ in the mapping and in where it is written: behind the last block, wh
 or into a prompt that makes the model say what stands there.
 """
 
+from collections.abc import Callable
 from typing import TypedDict, Unpack
 
 from bathyscope import prompts
-from bathyscope.engine import Stop
+from bathyscope.engine import Plan, Stop
 from bathyscope.engine.plan import MEMORY_BUDGET
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
@@ -15,7 +16,7 @@ from bathyscope.lens_result import LensResult
 from bathyscope.mappings import Affine, Mapping
 from bathyscope.model import Model, Prompt, Tokens
 from bathyscope.patchscope_result import PatchscopeResult
-from bathyscope.patchscopes import Layers, Source, Target, patchscope
+from bathyscope.patchscopes import Layers, Source, Target, patchscope, plan_patchscope
 from bathyscope.prompts import Inspection, Position
 from bathyscope.readouts import NextToken, Readout
 from bathyscope.sites import check_layer
@@ -33,6 +34,7 @@ class LensOptions(TypedDict, total=False):
         budget: bytes that one batch may take above the loaded model.
         progress: called with what is done and what there is to do.
         stop: looked at after every batch.
+        planned: called with the plan before it is carried out.
     """
 
     position: Position
@@ -42,6 +44,7 @@ class LensOptions(TypedDict, total=False):
     budget: int
     progress: Progress | None
     stop: Stop | None
+    planned: Callable[[Plan], None] | None
 
 
 def logit_lens(model: Model, text: Prompt, **options: Unpack[LensOptions]) -> LensResult:
@@ -185,14 +188,18 @@ def looked(
     readout: Readout | None = None,
 ) -> PatchscopeResult:
     """The patchscope that a lens is."""
+    source = Source(model, text, options.get("position", "all"), options.get("layer", "all"))
+    readout, budget = readout or NextToken(options.get("k", 5)), options.get("budget", MEMORY_BUDGET)
+    if planned := options.get("planned"):
+        planned(plan_patchscope(source, target, mapping=mapping, readout=readout, control=False, budget=budget))
     return patchscope(
-        Source(model, text, options.get("position", "all"), options.get("layer", "all")),
+        source,
         target,
         mapping=mapping,
-        readout=readout or NextToken(options.get("k", 5)),
+        readout=readout,
         control=False,
         store=options.get("store"),
-        budget=options.get("budget", MEMORY_BUDGET),
+        budget=budget,
         progress=options.get("progress"),
         stop=options.get("stop"),
     )

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping as AnyMapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -38,6 +39,9 @@ class Term:
         weight: a matrix, (source width, target width), or one factor, ().
         bias: (target width,), or None for none.
 
+    Raises:
+        UsageError: other shapes, or a number that is not finite.
+
     Example:
         >>> import torch
         >>> from bathyscope.mappings import Term
@@ -49,6 +53,13 @@ class Term:
     bias: Tensor | None = None
 
     def __post_init__(self) -> None:
+        weight, bias = tuple(self.weight.shape), None if self.bias is None else tuple(self.bias.shape)
+        fitting = bias is None or (len(bias) == 1 and weight[1:] in ((), bias))
+        if len(weight) not in (0, 2) or not fitting:
+            raise UsageError(
+                f"a weight of shape {weight} and a bias of shape {bias} were given",
+                "the weight is (source width, target width) or (), and the bias (target width,)",
+            )
         for name in ("weight", "bias"):
             value = getattr(self, name)
             if value is not None and not torch.isfinite(value).all():
@@ -156,6 +167,11 @@ class Affine(Mapping):
 
     def fingerprint(self) -> str:
         """SHA-256 of the terms: sites, dtypes, shapes and bytes."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        # Found once: it is in the key of every cell, and a plan has a hundred thousand of them.
         digest = hashlib.sha256()
         for name, tensor in sorted(self._tensors().items()):
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -174,8 +190,12 @@ class Affine(Mapping):
         Raises:
             StorageError: it cannot be written; what was there is intact.
         """
-        header = json.dumps({"format": FORMAT, **asdict(self.fit)}, sort_keys=True, allow_nan=False)
-        write_atomically(Path(path), save(self._tensors(), {HEADER: header}))
+        header = json.dumps(
+            {"format": FORMAT, "terms": self.fingerprint(), **asdict(self.fit)}, sort_keys=True, allow_nan=False
+        )
+        # Terms may share memory, which the format has no way to say.
+        tensors = {name: tensor.clone() for name, tensor in self._tensors().items()}
+        write_atomically(Path(path), save(tensors, {HEADER: header}))
         return Path(path)
 
     @classmethod
@@ -193,8 +213,12 @@ class Affine(Mapping):
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             if header.pop("format") > FORMAT:
                 raise StorageError(f"{path} was written by a newer bathyscope", f"format up to {FORMAT}", remedy)
-            return cls(_terms(tensors), Fit(**header), path)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            wanted = header.pop("terms")
+            found = cls(_terms(tensors), Fit(**header), path)
+            if found.fingerprint() != wanted:
+                raise ValueError("its numbers are not those that were written")
+            return found
+        except (OSError, SafetensorError, UsageError, AttributeError, KeyError, TypeError, ValueError) as error:
             given = f"{path} could not be read as a mapping ({type(error).__name__}: {error})"
             raise StorageError(given, "a file that `bathyscope mapping fit` wrote", remedy) from error
 

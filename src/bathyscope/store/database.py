@@ -1,8 +1,6 @@
-"""The SQLite file: its tables, a connection to it, and what its errors mean for a person."""
+"""The SQLite file: its tables, connections to it, and how many commits there have been."""
 
-import errno
 import os
-import shutil
 import sqlite3
 import threading
 import weakref
@@ -13,11 +11,14 @@ from typing import Any
 
 from bathyscope.errors import StorageError
 from bathyscope.store.blobs import sync
-from bathyscope.store.salvage import PAGE
+from bathyscope.store.failures import BUSY_SECONDS, storage_errors
+from bathyscope.store.sqlite_format import PAGE
 
 APPLICATION_ID = 0x42617468  # "Bath"
 SCHEMA_VERSION = 1
-BUSY_SECONDS = 30.0
+
+AMONG = "IN (SELECT value FROM json_each(?))"
+"""How SQL asks for any of the texts in one parameter, a JSON list: there is no limit to their number."""
 
 # WITHOUT ROWID, so that a table is one tree: a table and an index beside it can be damaged into disagreeing.
 # A run keeps its batches as one text, for the same reason: nothing is written in two places.
@@ -157,63 +158,54 @@ class Database:
         self._connection = None
 
 
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Say what an error of SQLite or of the system means, and what to do."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0)
-        # SQLite knows a full disk by one code; a used-up quota, a limit or a full disk at another moment have others.
-        unclear = code & 0xFF in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
-        cause = "full" if unclear and _has_no_room(path) else _CAUSES.get(code, _CAUSES.get(code & 0xFF))
-        raise _explained(path, cause, error) from error
-    except OSError as error:
-        cause = "full" if error.errno in _FULL else "closed" if error.errno in _CLOSED else None
-        raise _explained(path, cause, error) from error
+class CommitFile:
+    """The number of the latest commit, in a file of its own.
+
+    A database whose write-ahead log was cut off or deleted is whole, only younger than it was. Here is what tells.
+
+    It may lag behind the database, when a process is killed right after a commit or two commit at once: then a
+    loss may be told smaller than it is. It is never ahead of what was acknowledged.
+
+    Args:
+        path: the file; without it the number is 0.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> from bathyscope.store.database import CommitFile
+        >>> commits = CommitFile(pathlib.Path(tempfile.mkdtemp()) / "commits")
+        >>> commits.write(3); commits.read()
+        3
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> int:
+        """Return the number."""
+        try:
+            return int(self._path.read_text())
+        except (OSError, ValueError):
+            return 0
+
+    def write(self, number: int) -> None:
+        """Replace the number; a full disk keeps the old one."""
+        with suppress(OSError):
+            handle = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
+            try:
+                os.pwrite(handle, f"{number:020d}".encode(), 0)
+            finally:
+                os.close(handle)
 
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-_CAUSES = {
-    sqlite3.SQLITE_FULL: "full",
-    sqlite3.SQLITE_IOERR_WRITE: "refused",
-    sqlite3.SQLITE_IOERR_SHMSIZE: "refused",
-    sqlite3.SQLITE_READONLY: "closed",
-    sqlite3.SQLITE_CANTOPEN: "closed",
-    sqlite3.SQLITE_PERM: "closed",
-    sqlite3.SQLITE_BUSY: "busy",
-    sqlite3.SQLITE_LOCKED: "busy",
-    sqlite3.SQLITE_CORRUPT: "damaged",
-    sqlite3.SQLITE_NOTADB: "damaged",
-}
+def count_commit(connection: sqlite3.Connection) -> int:
+    """Count a commit in the database, as a part of it; return its number."""
+    connection.execute("UPDATE progress SET commits = commits + 1")
+    return n_commits(connection)
 
 
-def _has_no_room(path: Path) -> bool:
-    with suppress(OSError):
-        return shutil.disk_usage(path.parent).free < 2**20
-    return False
-
-
-def _explained(path: Path, cause: str | None, error: Exception) -> StorageError:
-    again = "the same command again: finished cells are kept"
-    given, expected, remedy = {
-        "full": (f"the disk of {path.parent} is full", "", f"free some space, then {again}"),
-        "refused": (
-            f"{path} cannot be written",
-            "the disk is full, or your share of it, or it fails",
-            f"free some space, then {again}",
-        ),
-        "closed": (
-            f"{path} cannot be opened for writing",
-            "a folder of one's own was expected",
-            "BATHYSCOPE_HOME=FOLDER, one that you can write to",
-        ),
-        "busy": (f"another process has kept {path} locked for {BUSY_SECONDS:.0f} seconds", "", again),
-        "damaged": (f"{path} is damaged", "what can be read of it is kept when it is next opened", again),
-        None: (f"{path} could not be read or written", "a disk that works and has room was expected", again),
-    }[cause]
-    return StorageError(f"{given} ({error})", expected, remedy)
+def n_commits(connection: sqlite3.Connection) -> int:
+    """Return how many commits are in the database."""
+    return sum(number for (number,) in connection.execute("SELECT commits FROM progress"))
 
 
 def _let_go_in_child() -> None:

@@ -1,16 +1,17 @@
 """A run's cells as a file for other programs: the same cells always give the same bytes."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
 from bathyscope.errors import UsageError
-from bathyscope.store.canonical import canonical
-from bathyscope.store.records import RunInfo
+from bathyscope.store.canonical import canonical, sha256
+from bathyscope.store.records import Record, RunInfo
 
 FORMATS = ("json", "csv", "parquet")
 SCHEMA_VERSION = 1
+_CHUNK = 500
 
 Cell = tuple[str, Mapping[str, Any], Mapping[str, Any], str | None]
 """Key, spec, result and the name of the blob."""
@@ -25,6 +26,21 @@ def check_format(format: str) -> str:
     if format not in FORMATS:
         raise UsageError(f"the format {format!r} was given", f"runs are exported as {', '.join(FORMATS)}", "run.json")
     return format
+
+
+def gather(keys: Sequence[str], get: Callable[[Sequence[str]], Mapping[str, Record]]) -> list[Cell]:
+    """Read cells a few at a time, so that of their tensors only the names are kept.
+
+    Args:
+        keys: the cells.
+        get: what reads them; one that it leaves out is left out here.
+    """
+    cells: list[Cell] = []
+    for at in range(0, len(keys), _CHUNK):
+        for record in get(keys[at : at + _CHUNK]).values():
+            blob = None if record.tensors is None else sha256(record.tensors)
+            cells.append((record.key, record.spec, record.result, blob))
+    return cells
 
 
 def render(format: str, run: RunInfo, cells: Sequence[Cell]) -> bytes:

@@ -3,9 +3,12 @@
 import os
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from bathyscope.errors import UsageError
+from bathyscope.errors import StorageError, UsageError
+from bathyscope.store.failures import storage_errors
 
 try:
     import fcntl
@@ -107,6 +110,33 @@ class FileLock:
             os.pwrite(self._descriptor, str(os.getpid()).encode(), 0)
         except OSError:
             pass  # a full disk: the lock holds all the same, only its owner is not named
+
+
+@contextmanager
+def lease(path: Path, what: str) -> Iterator[None]:
+    """Keep something for oneself while computing it.
+
+    Args:
+        path: the file of its lock.
+        what: what it is, for people.
+
+    Raises:
+        StorageError: it is being computed already, by the process that is named.
+    """
+    lock = FileLock(path)
+    with storage_errors(path):
+        taken = lock.acquire(exclusive=True)
+    if not taken:
+        owner = lock.owner()
+        raise StorageError(
+            f"{what} is being computed by " + (f"process {owner}" if owner else "another process"),
+            "one at a time can",
+            "the same command when that has ended",
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _forget_in_child() -> None:

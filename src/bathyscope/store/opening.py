@@ -1,29 +1,46 @@
-"""Opening a store: who is alone creates, repairs and clears up; who is not shares."""
+"""Opening a store: where it is; who is alone creates, repairs and clears up; who is not shares."""
 
+import os
 from contextlib import closing
 from pathlib import Path
 
 from bathyscope.errors import StorageError
 from bathyscope.store.blobs import Blobs
-from bathyscope.store.database import Database, connect
+from bathyscope.store.database import CommitFile, Database, connect, n_commits
 from bathyscope.store.locks import FileLock
-from bathyscope.store.records import Incident
-from bathyscope.store.rescue import DamagedError, examine, prepare
-from bathyscope.store.verified import tell
-from bathyscope.store.watermark import Watermark, n_commits
+from bathyscope.store.records import Incident, tell
+from bathyscope.store.repair import DamagedError, examine, prepare
 
 OPENING_SECONDS = 60.0
 
 
+def data_dir() -> Path:
+    """Return the folder for what must not be lost; it need not exist yet.
+
+    Returns:
+        `$BATHYSCOPE_HOME/data` when that variable is set, else the platform's data folder.
+
+    Example:
+        >>> from bathyscope.store import data_dir
+        >>> data_dir()   # doctest: +SKIP
+        PosixPath('/home/ada/.local/share/bathyscope')
+    """
+    if home := os.environ.get("BATHYSCOPE_HOME"):
+        return Path(home).expanduser().absolute() / "data"
+    import platformdirs
+
+    return platformdirs.user_data_path("bathyscope", appauthor=False)
+
+
 def open_database(
-    path: Path, blobs: Blobs, watermark: Watermark, lock: FileLock, incidents: list[Incident], *, durable: bool
+    path: Path, blobs: Blobs, commits: CommitFile, lock: FileLock, incidents: list[Incident], *, durable: bool
 ) -> Database:
     """Open the database, and hold the lock in common with all who have it open.
 
     Args:
         path: the database file, which need not exist.
         blobs: those beside it, cleared of temporary files.
-        watermark: how many commits the database should hold.
+        commits: how many commits the database should hold.
         lock: the store's own; it is held when this returns.
         incidents: is added to when something is repaired.
         durable: see `Store`.
@@ -35,7 +52,7 @@ def open_database(
         alone = lock.acquire(exclusive=True)
         if alone:
             try:
-                _clear_up(path, blobs, watermark, incidents)
+                _clear_up(path, blobs, commits, incidents)
             finally:
                 lock.release()
         if not lock.acquire(exclusive=False, patience=OPENING_SECONDS):
@@ -65,12 +82,12 @@ def _damaged_and_in_use(path: Path, damage: DamagedError) -> StorageError:
     )
 
 
-def _clear_up(path: Path, blobs: Blobs, watermark: Watermark, incidents: list[Incident]) -> None:
+def _clear_up(path: Path, blobs: Blobs, commits: CommitFile, incidents: list[Incident]) -> None:
     repaired = prepare(path)
     for incident in repaired:
         tell(incidents, incident)
     with closing(connect(path)) as connection:
-        held, acknowledged = n_commits(connection), watermark.read()
+        held, acknowledged = n_commits(connection), commits.read()
     # A repair has told already that something may be missing.
     if held < acknowledged and not repaired:
         message = (
@@ -79,7 +96,7 @@ def _clear_up(path: Path, blobs: Blobs, watermark: Watermark, incidents: list[In
         )
         tell(incidents, Incident("lost", acknowledged - held, message))
     if held != acknowledged:
-        watermark.write(held)
+        commits.write(held)
     if count := blobs.remove_leftovers():
         message = f"{count} temporary files of a killed process were removed from {blobs.folder}"
         tell(incidents, Incident("leftovers", count, message))

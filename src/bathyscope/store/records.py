@@ -1,10 +1,13 @@
 """What goes into the store and comes out of it."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from bathyscope.store.canonical import cell_key
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,12 @@ class Incident:
     kind: str
     count: int
     message: str
+
+
+def tell(incidents: list[Incident], incident: Incident) -> None:
+    """Note an incident, and log it: nothing is put right in silence."""
+    incidents.append(incident)
+    logger.warning(incident.message)
 
 
 @dataclass(frozen=True)

@@ -6,45 +6,24 @@ computation, never a wrong number.
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from bathyscope.errors import StorageError, UsageError
 from bathyscope.files import write_atomically
 from bathyscope.store.blobs import Blobs
-from bathyscope.store.canonical import canonical, checksum, sha256
-from bathyscope.store.database import storage_errors
-from bathyscope.store.export import check_format, render
-from bathyscope.store.locks import FileLock
-from bathyscope.store.opening import open_database
+from bathyscope.store.database import AMONG, CommitFile, count_commit
+from bathyscope.store.export import check_format, gather, render
+from bathyscope.store.failures import storage_errors
+from bathyscope.store.locks import FileLock, lease
+from bathyscope.store.opening import data_dir, open_database
+from bathyscope.store.reader import Reader
 from bathyscope.store.records import CheckReport, Incident, Record, RunInfo
-from bathyscope.store.rows import StoredRun, cell_row, check_keys, new_rows, run_id
-from bathyscope.store.verified import AMONG, Verified
-from bathyscope.store.watermark import Watermark, count_commit
-
-_CHUNK = 500
-
-
-def data_dir() -> Path:
-    """Return the folder for what must not be lost; it need not exist yet.
-
-    Returns:
-        `$BATHYSCOPE_HOME/data` when that variable is set, else the platform's data folder.
-
-    Example:
-        >>> from bathyscope.store import data_dir
-        >>> data_dir()   # doctest: +SKIP
-        PosixPath('/home/ada/.local/share/bathyscope')
-    """
-    if home := os.environ.get("BATHYSCOPE_HOME"):
-        return Path(home).expanduser().absolute() / "data"
-    import platformdirs
-
-    return platformdirs.user_data_path("bathyscope", appauthor=False)
+from bathyscope.store.rows import cell_row, new_rows
+from bathyscope.store.runs import Runs
+from bathyscope.store.upkeep import check_all, delete_run
 
 
 class Store:
@@ -79,15 +58,16 @@ class Store:
         self.folder = data_dir() if folder is None else Path(folder).expanduser().absolute()
         self.incidents: list[Incident] = []
         self._path = self.folder / "runs.sqlite"
-        self._watermark = Watermark(self.folder / "commits")
+        self._commits = CommitFile(self.folder / "commits")
         self._blobs = Blobs(self.folder / "blobs", self.folder / "quarantine")
         with storage_errors(self._path):
             (self.folder / "leases").mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self.folder / "store.lock")
             self._database = open_database(
-                self._path, self._blobs, self._watermark, self._lock, self.incidents, durable=durable
+                self._path, self._blobs, self._commits, self._lock, self.incidents, durable=durable
             )
-        self._verified = Verified(self._database, self._blobs, self.incidents)
+        self._reader = Reader(self._database, self._blobs, self.incidents)
+        self._runs = Runs(self._database, self._reader)
 
     def __enter__(self) -> Self:
         return self
@@ -115,15 +95,7 @@ class Store:
         Raises:
             UsageError: a key that is none, or a cell that is in two places.
         """
-        check_keys([key for batch in batches for key in batch])
-        texts = canonical(spec), canonical(plan), canonical(batches)
-        run = run_id(kind, texts[0], texts[2])
-        if self._verified.run(run) is None:
-            columns = (run, kind, *texts, datetime.now(UTC).isoformat(timespec="seconds"))
-            with self._database.writing() as connection:
-                marks = ", ".join("?" * (len(columns) + 1))
-                connection.execute(f"INSERT OR IGNORE INTO runs VALUES ({marks})", (*columns, checksum(columns)))
-        return run
+        return self._runs.create(kind, spec, plan, batches)
 
     def find(self, prefix: str) -> str:
         """Return the id of the one run that begins so.
@@ -131,17 +103,11 @@ class Store:
         Raises:
             UsageError: none does, or several do.
         """
-        with self._database.reading() as connection:
-            query = "SELECT id FROM runs WHERE substr(id, 1, ?) = ? ORDER BY id"
-            found = [name for (name,) in connection.execute(query, (len(prefix), prefix))]
-        if len(found) != 1:
-            which = "no run" if not found else f"{len(found)} runs, {', '.join(found)},"
-            raise UsageError(f"{which} in {self.folder} begin with {prefix!r}", "one must", "bathyscope runs list")
-        return found[0]
+        return self._runs.find(prefix)
 
     def runs(self) -> list[RunInfo]:
         """Return every run, the oldest first."""
-        return [self._info(run) for run in self._all_runs()]
+        return [self._runs.info(run) for run in self._runs.all()]
 
     def show(self, run: str) -> RunInfo:
         """Return what is known of a run.
@@ -149,22 +115,22 @@ class Store:
         Raises:
             UsageError: there is none of that id.
         """
-        return self._info(self._load(run))
+        return self._runs.info(self._runs.load(run))
 
     def batches(self, run: str) -> tuple[tuple[str, ...], ...]:
         """Return the keys of a run's cells, parted as when it was made."""
-        return self._load(run).batches
+        return self._runs.load(run).batches
 
     def pending(self, run: str) -> list[int]:
         """Return the numbers of the batches that lack a cell, in order."""
-        stored = self._load(run)
-        done = self._stored(stored.keys)
+        stored = self._runs.load(run)
+        done = self._runs.stored(stored.keys)
         return [number for number, batch in enumerate(stored.batches) if not done.issuperset(batch)]
 
     def missing(self, run: str, batch: int) -> list[str]:
         """Return the keys that a batch lacks: another run may have stored some of its cells."""
-        keys = self._batch(run, batch)
-        done = self._stored(keys)
+        keys = self._runs.batch(run, batch)
+        done = self._runs.stored(keys)
         return [key for key in keys if key not in done]
 
     def commit(self, run: str, batch: int, records: Sequence[Record]) -> None:
@@ -180,7 +146,7 @@ class Store:
             UsageError: a cell of another batch, or one that is lacking.
             StorageError: a stored cell has another result, or the disk failed: nothing of the batch is stored.
         """
-        keys = self._batch(run, batch)
+        keys = self._runs.batch(run, batch)
         rows = {record.key: cell_row(record) for record in records}
         if len(rows) < len(records) or not rows.keys() <= set(keys):
             raise UsageError(f"cells that are not in batch {batch} of run {run}, or twice", "each of its own once")
@@ -199,7 +165,7 @@ class Store:
                 connection.executemany("INSERT INTO cells VALUES (?, ?, ?, ?, ?)", new)
                 number = count_commit(connection)
                 self._reached("inserted")
-            self._watermark.write(number)
+            self._commits.write(number)
             self._reached("committed")
         finally:
             self._blobs.discard(staged)
@@ -211,7 +177,7 @@ class Store:
         missing from then on, so that `pending` names its batch again.
         """
         wanted = list(dict.fromkeys(keys))
-        found = self._verified.cells(wanted)
+        found = self._reader.cells(wanted)
         return {key: found[key] for key in wanted if key in found}
 
     @contextmanager
@@ -221,20 +187,8 @@ class Store:
         Raises:
             StorageError: it is being computed already, by the process that is named.
         """
-        lock = FileLock(self.folder / "leases" / f"{self._load(run).id}.lock")
-        with storage_errors(lock.path):
-            taken = lock.acquire(exclusive=True)
-        if not taken:
-            owner = lock.owner()
-            raise StorageError(
-                f"run {run} is being computed by " + (f"process {owner}" if owner else "another process"),
-                "one at a time can",
-                "the same command when that has ended",
-            )
-        try:
+        with lease(self._lease_of(self._runs.load(run).id), f"run {run}"):
             yield
-        finally:
-            lock.release()
 
     def export(self, run: str, path: str | Path, format: str | None = None) -> Path:
         """Write a run's finished cells to a file: by key, without times and paths.
@@ -263,22 +217,17 @@ class Store:
         """
         path = Path(path)
         format = check_format(format or path.suffix.removeprefix("."))
-        stored = self._load(run)
+        stored = self._runs.load(run)
         keys = sorted(stored.keys)
-        done = self._stored(keys)
-        chunks = (keys[at : at + _CHUNK] for at in range(0, len(keys), _CHUNK))
-        cells = [
-            (record.key, record.spec, record.result, blob)
-            for chunk in chunks
-            for record, blob in self._with_blob_names(chunk)
-        ]
+        done = self._runs.stored(keys)
+        cells = gather(keys, self.get)
         if damaged := len(done) - len(cells):
             raise StorageError(
                 f"{damaged} cells of run {run} are damaged and were set aside",
                 "they are to be computed again first",
                 f"bathyscope runs resume {run}",
             )
-        write_atomically(path, render(format, self._info(stored), cells))
+        write_atomically(path, render(format, self._runs.info(stored), cells))
         return path
 
     def delete(self, run: str) -> int:
@@ -302,19 +251,10 @@ class Store:
             >>> store.close()
         """
         with self.lease(run):
-            keys = self._load(run).keys
-            self._all_runs()  # sets damaged ones aside
-            with self._database.writing() as connection:
-                others = connection.execute("SELECT batches FROM runs WHERE id != ?", (run,))
-                shared = {key for (text,) in others for batch in json.loads(text) for key in batch}
-                doomed = json.dumps([key for key in keys if key not in shared])
-                query = f"SELECT DISTINCT blob FROM cells WHERE blob IS NOT NULL AND key {AMONG}"
-                blobs = [blob for (blob,) in connection.execute(query, (doomed,))]
-                count = connection.execute(f"DELETE FROM cells WHERE key {AMONG}", (doomed,)).rowcount
-                connection.execute("DELETE FROM runs WHERE id = ?", (run,))
-            # Only now: were they removed before the commit, a kill would leave cells without their blobs.
-            self._remove_unused(blobs)
-            (self.folder / "leases" / f"{run}.lock").unlink(missing_ok=True)
+            stored = self._runs.load(run)
+            self._runs.all()  # sets damaged ones aside
+            count = delete_run(stored, self._database, self._blobs)
+            self._lease_of(run).unlink(missing_ok=True)
         return count
 
     def check(self) -> CheckReport:
@@ -334,54 +274,10 @@ class Store:
             1
             >>> store.close()
         """
-        counts = self._verified.check()
-        orphans = self._remove_unused(self._blobs.names())
-        with self._database.reading() as connection:
-            (total,) = connection.execute("SELECT count(*) FROM quarantine").fetchone()
-        return CheckReport(
-            n_runs=counts["runs"],
-            n_cells=counts["cells"],
-            n_blobs=sum(1 for _ in self._blobs.names()),
-            n_quarantined=counts["set aside"],
-            n_in_quarantine=total,
-            n_orphans=orphans,
-        )
+        return check_all(self._reader, self._database, self._blobs)
 
-    def _all_runs(self) -> list[StoredRun]:
-        with self._database.reading() as connection:
-            names = [name for (name,) in connection.execute("SELECT id FROM runs ORDER BY created, id")]
-        found = (self._verified.run(name) for name in names)
-        return [run for run in found if run is not None]
-
-    def _load(self, run: str) -> StoredRun:
-        stored = self._verified.run(run)
-        if stored is None:
-            raise UsageError(f"there is no run {run!r} in {self.folder}", "", "bathyscope runs list")
-        return stored
-
-    def _batch(self, run: str, batch: int) -> tuple[str, ...]:
-        batches = self._load(run).batches
-        if not 0 <= batch < len(batches):
-            raise UsageError(f"batch {batch} was given", f"run {run} has batches 0 to {len(batches) - 1}")
-        return batches[batch]
-
-    def _info(self, run: StoredRun) -> RunInfo:
-        n_done = len(self._stored(run.keys))
-        return RunInfo(run.id, run.kind, run.created, run.spec, run.plan, len(run.batches), len(run.keys), n_done)
-
-    def _stored(self, keys: Sequence[str]) -> set[str]:
-        with self._database.reading() as connection:
-            query = f"SELECT key FROM cells WHERE key {AMONG}"
-            return {key for (key,) in connection.execute(query, (json.dumps(keys),))}
-
-    def _with_blob_names(self, keys: Sequence[str]) -> Iterator[tuple[Record, str | None]]:
-        for record in self.get(keys).values():
-            yield record, None if record.tensors is None else sha256(record.tensors)
-
-    def _remove_unused(self, names: Iterable[str]) -> int:
-        with self._database.writing() as connection:
-            used = {name for (name,) in connection.execute("SELECT blob FROM cells WHERE blob IS NOT NULL")}
-            return self._blobs.remove([name for name in names if name not in used])
+    def _lease_of(self, run: str) -> Path:
+        return self.folder / "leases" / f"{run}.lock"
 
     def _reached(self, step: str) -> None:
         """Do nothing: a step of `commit` at which the tests kill the process."""

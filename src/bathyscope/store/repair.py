@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bathyscope.errors import StorageError
-from bathyscope.store import salvage
+from bathyscope.store import sqlite_format
 from bathyscope.store.blobs import sync
 from bathyscope.store.canonical import checksum
 from bathyscope.store.database import (
@@ -30,7 +30,7 @@ from bathyscope.store.records import Incident
 # The part of the header that `build` writes and nothing changes: after the magic, the page size, write-ahead log
 # for writing and reading, no reserved bytes, three constants; then schema format 4, UTF-8, and our own mark.
 _FIXED = {
-    0: b"SQLite format 3\0" + salvage.PAGE.to_bytes(2, "big") + bytes([2, 2, 0, 64, 32, 32]),
+    0: b"SQLite format 3\0" + sqlite_format.PAGE.to_bytes(2, "big") + bytes([2, 2, 0, 64, 32, 32]),
     44: (4).to_bytes(4, "big"),
     56: (1).to_bytes(4, "big"),
     68: APPLICATION_ID.to_bytes(4, "big"),
@@ -130,7 +130,7 @@ def _examine_content(path: Path, connection: sqlite3.Connection) -> None:
 
 def _catch_up(path: Path, connection: sqlite3.Connection, frames: bytes, understood: int) -> list[Incident]:
     """Put back the rows of whole transactions behind the place in the log where SQLite stopped reading."""
-    if not _stops_early(frames, understood):
+    if not sqlite_format.goes_on(frames, understood):
         return []
     connection.execute("BEGIN IMMEDIATE")
     counts = insert(connection, _whole_rows(path, frames, understood))
@@ -166,9 +166,9 @@ def _incident(path: Path, what: str, counts: dict[int, int], more: str) -> Incid
 def _whole_rows(path: Path, frames: bytes, since: int | None = None) -> Iterator[list[Any]]:
     if path.exists() and path.stat().st_size:
         with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
-            yield from filter(_is_whole, salvage.rows(content, frames, since))
+            yield from filter(_is_whole, sqlite_format.rows(content, frames, since))
     else:
-        yield from filter(_is_whole, salvage.rows(b"", frames, since))
+        yield from filter(_is_whole, sqlite_format.rows(b"", frames, since))
 
 
 def _is_whole(row: list[Any]) -> bool:
@@ -202,34 +202,3 @@ def _is_foreign(path: Path) -> bool:
     except sqlite3.Error:
         return False
     return bool(names) and not names & {"cells", "runs", "quarantine"}
-
-
-# The write-ahead log: a header of 32 bytes, the last 8 a checksum of the rest; then frames, each of 24 bytes and a
-# page. Bytes 8 to 16 of a frame repeat the header's salt, which changes when the log is begun anew; bytes 4 to 8
-# are not zero where a transaction is complete.
-
-
-def _stops_early(frames: bytes, understood: int) -> bool:
-    """Say whether a complete transaction of this log lies behind the last frame that SQLite took for whole.
-
-    A killed writer leaves frames behind the end as well, but no complete transaction.
-    """
-    if len(frames) <= 32:
-        return False
-    if not _is_whole_header(frames[:32]):
-        return True
-    size = 24 + salvage.PAGE
-    heads = [frames[at : at + 16] for at in range(32 + understood * size, len(frames) - size + 1, size)]
-    return any(head[8:] == frames[16:24] and any(head[4:8]) for head in heads)
-
-
-def _is_whole_header(header: bytes) -> bool:
-    if header[:3] + bytes([header[3] & 0xFE]) != b"\x37\x7f\x06\x82":
-        return False
-    order = "big" if header[3] & 1 else "little"
-    words = [int.from_bytes(header[at : at + 4], order) for at in range(0, 24, 4)]
-    one = other = 0
-    for left, right in zip(words[::2], words[1::2], strict=True):
-        one = (one + left + other) & 0xFFFFFFFF
-        other = (other + right + one) & 0xFFFFFFFF
-    return header[24:] == one.to_bytes(4, "big") + other.to_bytes(4, "big")

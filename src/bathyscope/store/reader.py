@@ -1,23 +1,18 @@
 """Reading with every checksum compared; what is damaged is set aside and is missing from then on."""
 
 import json
-import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 
 from bathyscope.store.blobs import Blobs
-from bathyscope.store.database import Database
-from bathyscope.store.records import Incident, Record
+from bathyscope.store.database import AMONG, Database
+from bathyscope.store.failures import damaged_structure
+from bathyscope.store.records import Incident, Record, tell
 from bathyscope.store.rows import FaultyError, Row, StoredRun, read_cell, read_run
 
-logger = logging.getLogger(__name__)
 
-AMONG = "IN (SELECT value FROM json_each(?))"
-"""How SQL asks for any of the texts in one parameter, a JSON list: there is no limit to their number."""
-
-
-class Verified:
-    """The rows of a database and their blobs, read and compared.
+class Reader:
+    """Reads the rows of a database and their blobs, and compares.
 
     Args:
         database: where the rows are.
@@ -115,19 +110,6 @@ class Verified:
 
 
 _NAMES = {"cells": "key", "runs": "id"}
-
-
-def tell(incidents: list[Incident], incident: Incident) -> None:
-    """Note an incident, and log it: nothing is put right in silence."""
-    incidents.append(incident)
-    logger.warning(incident.message)
-
-
-def damaged_structure(verdict: str) -> sqlite3.DatabaseError:
-    """Make the error that SQLite would raise on meeting such damage."""
-    error = sqlite3.DatabaseError(" ".join(verdict.split()))
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    return error
 
 
 def _tried(rows: Iterable[Row], read: Callable[[Row], object]) -> tuple[int, list[str]]:

@@ -1,8 +1,8 @@
-"""Reads the rows of a damaged database page by page, without the tree that leads to them.
+"""SQLite's file format, read from the bytes alone: the rows of a damaged database, and where its log breaks off.
 
-Works from the bytes alone, after https://www.sqlite.org/fileformat2.html, so that a broken header, root or
-inner page costs no more than its own rows. It may find rows that are damaged, deleted or found twice: which of
-them count is for the caller to tell, by the checksum that each carries.
+Rows are found page by page, without the tree that leads to them, after https://www.sqlite.org/fileformat2.html: so
+a broken header, root or inner page costs no more than its own rows. They may be damaged, deleted or found twice:
+which of them count is for the caller to tell, by the checksum that each carries.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,6 +10,10 @@ from mmap import mmap
 from typing import Any
 
 PAGE = 4096
+
+# The write-ahead log: a header of 32 bytes, the last 8 a checksum of the rest; then frames, each of 24 bytes and a
+# page. Bytes 8 to 16 of a frame repeat the header's salt, which changes when the log is begun anew; bytes 4 to 8
+# are not zero where a transaction is complete.
 _LOG_HEADER, _FRAME_HEADER = 32, 24
 
 # Tables WITHOUT ROWID are kept in the pages that SQLite has for indices: leaves, and inner pages with rows too.
@@ -42,6 +46,24 @@ def rows(database: bytes | mmap, log: bytes = b"", since: int | None = None) -> 
             yield from _page_rows(number, stored(number), latest)
     for number, page in frames[since:]:
         yield from _page_rows(number, page, latest)
+
+
+def goes_on(log: bytes, understood: int) -> bool:
+    """Say whether a complete transaction lies behind the part of a write-ahead log that SQLite took for whole.
+
+    A killed writer leaves frames behind the end as well, but no complete transaction.
+
+    Args:
+        log: the bytes of the log.
+        understood: how many of its frames SQLite took.
+    """
+    if len(log) <= _LOG_HEADER:
+        return False
+    if not _is_whole_header(log[:_LOG_HEADER]):
+        return True
+    size = _FRAME_HEADER + PAGE
+    heads = [log[at : at + 16] for at in range(_LOG_HEADER + understood * size, len(log) - size + 1, size)]
+    return any(head[8:] == log[16:24] and any(head[4:8]) for head in heads)
 
 
 def _frames(log: bytes) -> Iterator[tuple[int, bytes]]:
@@ -128,3 +150,15 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 def _integer(raw: bytes) -> int:
     return int.from_bytes(raw, "big")
+
+
+def _is_whole_header(header: bytes) -> bool:
+    if header[:3] + bytes([header[3] & 0xFE]) != b"\x37\x7f\x06\x82":
+        return False
+    order = "big" if header[3] & 1 else "little"
+    words = [int.from_bytes(header[at : at + 4], order) for at in range(0, 24, 4)]
+    one = other = 0
+    for left, right in zip(words[::2], words[1::2], strict=True):
+        one = (one + left + other) & 0xFFFFFFFF
+        other = (other + right + one) & 0xFFFFFFFF
+    return header[24:] == one.to_bytes(4, "big") + other.to_bytes(4, "big")

@@ -1,0 +1,183 @@
+"""Portions: what a study measures and keeps together, so that any number of positions takes little room.
+
+A study has far more cells than are worth a row of the store each. Its record is one window by one
+method: all places and layers. Windows are measured a few at a time, all methods in one plan, so that
+each window is read once; what is finished is kept before the next few begin.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain, islice
+from typing import Any, Final
+
+from bathyscope.engine import CancelledError, Cell, Plan, Stop, collect, plan
+from bathyscope.engine.cells import stored_spec
+from bathyscope.errors import StorageError
+from bathyscope.generation import Progress
+from bathyscope.model import Model
+from bathyscope.readouts import Reading
+from bathyscope.store import Record, Store
+from bathyscope.studies.places import Place
+from bathyscope.studies.tallies import MEASURES
+from bathyscope.studies.ways import Way
+
+VERSION: Final = 1
+"""Version of what a record means; a change of meaning finds no old record."""
+WINDOWS: Final = 16
+"""Windows that are measured together: fewer would run the prompts for little, more would cost an interruption more."""
+
+Found = Mapping[str, list[list[float]]]
+"""For each measure a row a layer, and behind them the control's where there is one, of a value a place."""
+
+
+@dataclass(frozen=True)
+class Portion:
+    """One method at the places of one window.
+
+    Args:
+        way: the method.
+        places: where, all in one window.
+        layers: after which layers.
+    """
+
+    way: Way
+    places: tuple[Place, ...]
+    layers: tuple[int, ...]
+
+    @property
+    def n_cells(self) -> int:
+        """How many measurements it is, the control's among them."""
+        return len(self.places) * (len(self.layers) + self.way.controlled)
+
+    def cells(self) -> list[Cell]:
+        """By layer and then by place, those of the control last."""
+        found = [self.way.cell(place, layer) for layer in self.layers for place in self.places]
+        return found + ([self.way.control(place) for place in self.places] if self.way.controlled else [])
+
+    def spec(self, model: Model) -> dict[str, Any]:
+        """What is measured, as JSON values."""
+        return {
+            "study": "next-token",
+            "version": VERSION,
+            "method": self.way.method,
+            "positions": [place.position for place in self.places],
+            "layers": list(self.layers),
+            # Its window, models, mapping and readout, as the engine itself knows them.
+            "first": stored_spec(self.way.cell(self.places[0], self.layers[0]), model, model),
+        }
+
+    def values(self, readings: Sequence[Reading]) -> Found:
+        """What the cells gave, in their order."""
+        n = len(self.places)
+        return {
+            name: [[one.values[name] for one in readings[row : row + n]] for row in range(0, len(readings), n)]
+            for name in MEASURES
+        }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What portions gave.
+
+    Args:
+        values: of each portion, in order.
+        computed: how many cells were computed now.
+        run: the run's id, where there is a store.
+    """
+
+    values: tuple[Found, ...]
+    computed: int
+    run: str | None = None
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Portions to be measured on a model.
+
+    Args:
+        model: the model.
+        groups: what is measured and kept together; one plan each.
+        budget: bytes that one batch may take above the loaded model.
+        progress: called with the cells that are done and those there are.
+        stop: looked at after every batch; what a group had so far is lost, and groups before it are not.
+    """
+
+    model: Model
+    groups: Sequence[Sequence[Portion]]
+    budget: int
+    progress: Progress | None = None
+    stop: Stop | None = None
+
+    @property
+    def n_cells(self) -> int:
+        """How many measurements there are."""
+        return sum(map(_count, self.groups))
+
+    def plan(self, portions: Sequence[Portion]) -> Plan:
+        """The plan of some portions."""
+        cells = [cell for portion in portions for cell in portion.cells()]
+        return plan(cells, self.model, self.model, budget=self.budget)
+
+    def run(self) -> Measured:
+        """Measure all, and keep nothing.
+
+        Raises:
+            CancelledError: `stop` said so.
+        """
+        found: list[Found] = []
+        for number, group in enumerate(self.groups):
+            found += self._measure(group, sum(map(_count, self.groups[:number])))
+            self._look_at_stop(last=number == len(self.groups) - 1)
+        return Measured(tuple(found), self.n_cells)
+
+    def run_stored(self, store: Store, *, kind: str, spec: Mapping[str, Any]) -> Measured:
+        """Measure what a store lacks, and keep it, a group at a time.
+
+        Args:
+            store: where it is kept.
+            kind: the kind of result.
+            spec: what was asked, as JSON values.
+
+        Raises:
+            CancelledError: `stop` said so; the same call goes on from there.
+            StorageError: the store failed, or another process is measuring this.
+        """
+        empty = [[Record.of(portion.spec(self.model), {}) for portion in group] for group in self.groups]
+        keys = [[record.key for record in group] for group in empty]
+        run = store.create_run(kind, spec, self.plan(self.groups[0]).to_dict(), keys)
+        computed = 0
+        with store.lease(run):
+            store.get(chain(*keys))  # sets damaged ones aside, so that they are measured again
+            pending = store.pending(run)
+            done = self.n_cells - sum(_count(self.groups[number]) for number in pending)
+            for number in pending:
+                missing = set(store.missing(run, number))
+                lacking = [row for row, key in enumerate(keys[number]) if key in missing]
+                portions = [self.groups[number][row] for row in lacking]
+                found = self._measure(portions, done)
+                records = [replace(empty[number][row], result=one) for row, one in zip(lacking, found, strict=True)]
+                store.commit(run, number, records)
+                done, computed = done + _count(self.groups[number]), computed + _count(portions)
+                self._look_at_stop(last=number == pending[-1])
+        stored = store.get(chain(*keys))
+        if lost := [key for key in chain(*keys) if key not in stored]:
+            raise StorageError(f"{len(lost)} records of run {run} were damaged meanwhile", "", "the same command again")
+        return Measured(tuple(stored[key].result for key in chain(*keys)), computed, run)
+
+    def _measure(self, portions: Sequence[Portion], done: int) -> list[Found]:
+        tick = None if self.progress is None else partial(self._tick, self.progress, done)
+        readings = iter(collect(self.plan(portions), self.model, self.model, progress=tick, stop=self.stop).readings)
+        return [portion.values(list(islice(readings, portion.n_cells))) for portion in portions]
+
+    def _tick(self, progress: Progress, before: int, done: int, total: int) -> None:
+        del total  # of one group
+        progress(before + done, self.n_cells)
+
+    def _look_at_stop(self, *, last: bool) -> None:
+        if self.stop is not None and (self.stop.now or self.stop.soon) and not last:
+            raise CancelledError("the study was stopped", "what was finished is kept where there is a store")
+
+
+def _count(portions: Sequence[Portion]) -> int:
+    return sum(portion.n_cells for portion in portions)

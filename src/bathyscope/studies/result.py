@@ -1,0 +1,108 @@
+"""What every study returns: one record a measurement, with notes, controls, and where it all comes from.
+
+A study names its `kind`, and may show its records in a table of its own; the rest is here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from bathyscope import pages
+from bathyscope.results import Result
+
+Record = Mapping[str, Any]
+"""One measurement: JSON values by name; an interval is a list [low, high]."""
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResult(Result):
+    """What a study returns; a member sets `kind` and `heading`.
+
+    Args:
+        records: one a measurement, as `rows` gives them.
+        provenance: models, everything that was asked, versions.
+        notes: what a reader has to know of the figures: conventions, what was fitted, what was left out.
+        controls: the same measurements of what should not work, or of what bounds it; one record each.
+        plans: how it was computed, by name (`engine.Plan.to_dict`).
+        timing: seconds without loading the models, cells, those computed now.
+        run: the run's id in the store, where one was given.
+    """
+
+    heading: ClassVar[str]
+    """What a page says above the table."""
+
+    records: tuple[Record, ...]
+    provenance: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    controls: tuple[Record, ...] = ()
+    plans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    timing: Mapping[str, float] = field(default_factory=dict)
+    run: str | None = None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The measurements as flat records; controls are apart."""
+        return [dict(record) for record in self.records]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return {
+            "kind": self.kind,
+            "rows": self.rows(),
+            "controls": [dict(record) for record in self.controls],
+            "notes": list(self.notes),
+            "provenance": dict(self.provenance),
+            "plans": {name: dict(plan) for name, plan in self.plans.items()},
+            "timing": dict(self.timing),
+            "run": self.run,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, Any]) -> Self:
+        """The result that was saved."""
+        del tensors
+        return cls(
+            records=tuple(data["rows"]),
+            provenance=data["provenance"],
+            notes=tuple(data["notes"]),
+            controls=tuple(data["controls"]),
+            plans=data["plans"],
+            timing=data["timing"],
+            run=data["run"],
+        )
+
+    def page(self) -> str:
+        """The table, and that of the controls below it."""
+        found = self.table()
+        if self.controls:
+            found += _table("controls", {}, self.controls)
+        return found
+
+    def table(self) -> str:
+        """The records as a table, under the heading and what was asked; a member may arrange them better."""
+        return _table(self.heading, self.facts(), self.records)
+
+    def facts(self) -> dict[str, str]:
+        """What stands above the table: models and notes."""
+        models = dict.fromkeys(str(model["model"]) for model in self.provenance["models"])
+        return {"model": " to ".join(models), "notes": "\n".join(self.notes)}
+
+
+def _table(heading: str, facts: Mapping[str, str], records: Sequence[Record]) -> str:
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    return pages.grid(
+        heading,
+        facts,
+        corner="",
+        columns=columns,
+        rows={str(number): [_text(record.get(name)) for name in columns] for number, record in enumerate(records, 1)},
+    )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return " to ".join(map(_text, value))
+    return str(value)
