@@ -18,6 +18,12 @@ from tokenizers_for_tests import tiny_tokenizer
 TEXT = "Diana, Princess of Wales"
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored goes to a folder of the tests' own."""
+    monkeypatch.setenv("BATHYSCOPE_HOME", str(tmp_path_factory.getbasetemp()))
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny("llama", tmp_path_factory.mktemp("llama")))

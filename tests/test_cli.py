@@ -28,7 +28,8 @@ from bathyscope.sites import residual_site
 from command_line import TEXT, Outcome, assert_one_line, process
 from families import save_tiny
 
-tiny, narrow, deep, bathyscope = command_line.tiny, command_line.narrow, command_line.deep, command_line.bathyscope
+tiny, narrow, deep = command_line.tiny, command_line.narrow, command_line.deep
+bathyscope, home = command_line.bathyscope, command_line.home
 """The fixtures that are used here."""
 
 COMMANDS = {command.name: command for command in typer.main.get_command(cli.app).commands.values()}

@@ -21,7 +21,7 @@ from bathyscope.sites import residual_site
 from command_line import TEXT, Outcome, assert_one_line
 from families import save_tiny
 
-tiny, bathyscope = command_line.tiny, command_line.bathyscope
+tiny, bathyscope, home = command_line.tiny, command_line.bathyscope, command_line.home
 """The fixtures that are used here."""
 
 

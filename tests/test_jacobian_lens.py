@@ -41,7 +41,7 @@ def exact(model: Model, texts: list[str], layers: list[int], n_prompts: int, **o
 
 
 def pushed(model: Model, ids: tuple[int, ...], layer: int, direction: Tensor, step: float) -> Tensor:
-    """Sum over later positions of the last block's change per step along a direction, mean over positions, (d_model,)."""
+    """The last block's change per step along a direction, summed over later positions, mean over the pushed ones."""
     places = list(range(SKIP, LENGTH - 1))
     last, ends = last_of(model), []
     for sign in (1, -1):

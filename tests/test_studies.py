@@ -521,6 +521,27 @@ def test_what_cannot_be_done_is_said_in_one_line(bathyscope, tiny, arguments, sa
     assert done.code == 2
 
 
+def test_a_study_is_listed_with_its_text_and_is_not_resumed_as_a_patchscope(bathyscope, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("BATHYSCOPE_HOME", str(tmp_path))
+    asked = (
+        "study",
+        "next-token",
+        "--text",
+        str(HARBOUR),
+        "--methods",
+        "logit-lens",
+        "--positions",
+        "20",
+        "--model",
+        tiny,
+    )
+    assert bathyscope(*asked, "--json").json()["timing"]["computed"] == 100
+    assert bathyscope(*asked, "--json").json()["timing"]["computed"] == 0
+    assert "next-token: harbour.txt" in bathyscope("runs", "list").out
+    (run,) = bathyscope("runs", "list", "--json").json()["runs"]
+    command_line.assert_one_line(bathyscope("runs", "resume", run["id"]), "the same bathyscope study command")
+
+
 # A model that has learned something
 
 

@@ -6,7 +6,7 @@ running are in `forward`; finding and opening checkpoints is in `loading`.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -250,12 +250,39 @@ class Model:
                 residual = module(residual.to(next(module.parameters())))
         return residual.to(self.unembedding.weight)
 
+    def tail(
+        self, tokens: Tensor | None = None, products: torch.dtype | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        """`unembed` for some tokens only, whose rows are gathered once, however often it is called.
+
+        Args:
+            tokens: token ids, (tokens,); the whole vocabulary unless said.
+            products: the dtype to multiply in; the weights' own unless said.
+
+        Returns:
+            A function from residuals, (..., d_model), to logits, (..., tokens), in float32 or finer. Gradients go
+            through it to the residuals.
+        """
+        weight, bias = self.unembedding.weight.detach(), self.unembedding.bias
+        bias = None if bias is None else bias.detach()
+        if tokens is not None:
+            tokens = tokens.to(weight.device)
+            weight, bias = weight[tokens], None if bias is None else bias[tokens]
+        dtype = products or weight.dtype
+        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+
+        def logits(residual: Tensor) -> Tensor:
+            found = nn.functional.linear(self.last_hidden(residual).to(dtype), weight, bias)
+            return self._finish(found.to(torch.promote_types(torch.float32, dtype)))
+
+        return logits
+
     def token_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Logits of some tokens only, with float32 sums where the weights are coarser.
 
         Args:
             hidden: what the unembedding is given, (rows, width).
-            tokens: token ids, (rows, tokens).
+            tokens: token ids of each row, (rows, tokens), or the same for all, (tokens,).
 
         Returns:
             (rows, tokens).
@@ -297,9 +324,10 @@ class Model:
         return best.gather(1, self._exact(hidden, best).argmax(-1, keepdim=True)).squeeze(1)
 
     def _exact(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """Logits of some tokens, with float32 sums: (rows, width) and (rows, tokens) to (rows, tokens)."""
+        """Logits of some tokens before the family's last steps, with float32 sums, as in `token_logits`."""
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        exact = torch.einsum("rw,rkw->rk", hidden.to(dtype), self.unembedding.weight[tokens].to(dtype))
+        weight = self.unembedding.weight[tokens].to(dtype)
+        exact = torch.einsum("rw,kw->rk" if tokens.ndim == 1 else "rw,rkw->rk", hidden.to(dtype), weight)
         return exact if self.unembedding.bias is None else exact + self.unembedding.bias[tokens].to(dtype)
 
     @cached_property

@@ -1,4 +1,6 @@
-"""Plots of studies: curves over layers with their intervals, as PNG or SVG. Knows results, not models.
+"""Plots of studies: curves over layers with their intervals, and heat maps of pairs of layers, as PNG or SVG.
+
+Knows results, not models.
 
 Drawn with matplotlib, which is an extra, and without its global state. The same result gives the same
 bytes: an SVG has no date, and its names are not random.
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from bathyscope.errors import UsageError
 from bathyscope.files import write_atomically
 from bathyscope.sites import EMBEDDING_LAYER
-from bathyscope.studies import NextTokenResult
+from bathyscope.studies import PROMPTS, CrossModelResult, NextTokenResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,6 +91,95 @@ def save_plot(result: NextTokenResult, path: str | Path) -> Path:
         figure.savefig(written, format=path.suffix[1:], dpi=150, metadata=_metadata(path))
     write_atomically(path, written.getvalue())
     return path
+
+
+def save_heat_maps(result: CrossModelResult, path: str | Path) -> Path:
+    """Draw a study of two models: precision by the layer read and the layer written, and controls beside it.
+
+    Args:
+        result: of `studies.cross_model`.
+        path: a file that ends in .png or .svg; what was there is replaced.
+
+    Raises:
+        UsageError: another ending, no precision in the result, or matplotlib is not installed.
+        StorageError: it cannot be written; what was there is intact.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from bathyscope.plots import save_heat_maps
+        >>> from bathyscope.studies import CrossModelResult
+        >>> record = {"prompt": "same-text", "source_layer": 0, "target_layer": 5, "n": 2, "agreement": 0.5}
+        >>> record |= {"precision_at_1": 0.5, "random": 0.0, "mean": 0.0, "unpatched": 0.5}
+        >>> models = {"models": [{"model": "a"}, {"model": "b"}], "spec": {"seed": 0}}
+        >>> save_heat_maps(CrossModelResult((record,), models), pathlib.Path(tempfile.mkdtemp()) / "study.svg").name
+        'study.svg'
+    """
+    path = Path(path)
+    if path.suffix not in ENDINGS:
+        raise UsageError(f"{str(path)!r} was given", "plots are drawn as .png or .svg", f"{path.stem}.svg")
+    if not result.records:
+        raise UsageError("a plot of a study without figures was wanted", "models of one vocabulary have them")
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("a plot needs matplotlib", "it is an extra", 'pip install "bathyscope[plots]"') from None
+    written = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "bathyscope", "font.family": "DejaVu Sans", "font.size": 9}):
+        figure = Figure(figsize=(11, 3.7 * len(result.prompts) + 0.7), layout="constrained")
+        figure.suptitle(_title_of_two(result), fontsize=11)
+        panels = figure.subplots(len(result.prompts), len(WRITTEN), squeeze=False)
+        for row, prompt in zip(panels, result.prompts, strict=True):
+            for axes, (field, name) in zip(row, WRITTEN.items(), strict=True):
+                image = _heat_map(axes, result, prompt, field)
+                axes.set_title(f"{name}\n{PROMPTS[prompt]}", fontsize=9)
+        figure.colorbar(image, ax=panels, label=PANELS["precision_at_1"], shrink=0.8)
+        figure.savefig(written, format=path.suffix[1:], dpi=150, metadata=_metadata(path))
+    write_atomically(path, written.getvalue())
+    return path
+
+
+WRITTEN: Final = {"precision_at_1": "mapped", "mean": "the mean instead", "random": "a random vector instead"}
+"""What the panels of a prompt show, by the field of a record."""
+
+
+def _title_of_two(result: CrossModelResult) -> str:
+    first, (source, target) = result.records[0], (model["model"] for model in result.provenance["models"])
+    nothing = ", ".join(
+        f"{next(iter(result.of(prompt).values()))['unpatched']:.3f} into {PROMPTS[prompt]}" for prompt in result.prompts
+    )
+    seed = result.provenance["spec"]["seed"]
+    return (
+        f"{source} to {target}, {first['n']:,} positions, seed {seed}; "
+        f"untouched, they agree at {first['agreement']:.3f}\n"
+        f"nothing written: {nothing}"
+    )
+
+
+def _heat_map(axes: "Axes", result: CrossModelResult, prompt: str, field: str) -> Any:
+    records = result.of(prompt)
+    sources, targets = (sorted({pair[side] for pair in records}) for side in (0, 1))
+    rows = [
+        [records[layer, other][field] if (layer, other) in records else float("nan") for other in targets]
+        for layer in sources
+    ]
+    image = axes.imshow(rows, vmin=0, vmax=1, cmap="viridis", origin="lower", aspect="auto")
+    if len(sources) * len(targets) <= MOST_NUMBERS:
+        for row, values in enumerate(rows):
+            for column, value in enumerate(values):
+                shown = "" if value != value else f"{value:.2f}".removeprefix("0")
+                colour = "black" if value > 0.6 else "white"
+                axes.text(column, row, shown, ha="center", va="center", color=colour, fontsize=7)
+    names = [["embed" if layer == EMBEDDING_LAYER else str(layer) for layer in layers] for layers in (targets, sources)]
+    axes.set_xticks(range(len(targets)), names[0])
+    axes.set_yticks(range(len(sources)), names[1])
+    axes.set_xlabel("written after layer")
+    axes.set_ylabel("read after layer")
+    return image
+
+
+MOST_NUMBERS: Final = 150
+"""More figures in one panel could not be read."""
 
 
 def _title(result: NextTokenResult) -> str:

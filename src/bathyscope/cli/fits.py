@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bathyscope.mappings import Affine
     from bathyscope.soft_prompts import SoftPrompt
 
+TUNED_POSITIONS: Final = 100_000
+"""Positions of a tuned lens unless said."""
 JACOBIAN_PROMPTS, JACOBIAN_LENGTH = 96, 64
 """Prompts of a Jacobian lens unless said, and their tokens."""
 AHEAD, SOFT_AHEAD = 1, 3
@@ -51,6 +53,22 @@ def _affine(asked: Request, method: str) -> "Affine":
         method=method,
         n_positions=asked.positions or POSITIONS,
         length=asked.length(),
+        progress=asked.progress,
+        stop=asked.stop,
+    )
+
+
+def _tuned(asked: Request) -> "Affine":
+    from bathyscope.fitting import fit_tuned_lens
+
+    return fit_tuned_lens(
+        asked.source,
+        asked.texts(TUNED_POSITIONS),
+        layers=asked.source_layers(),
+        n_positions=asked.positions or TUNED_POSITIONS,
+        length=asked.length(),
+        seed=asked.seed or 0,
+        checkpoint=asked.checkpoint,
         progress=asked.progress,
         stop=asked.stop,
     )
@@ -135,6 +153,7 @@ METHODS: Final[dict[str, Method]] = {
     "scalar-affine": Method(partial(_affine, method="scalar-affine"), _BETWEEN),
     "procrustes": Method(partial(_affine, method="procrustes"), _BETWEEN),
     "mean-shift": Method(partial(_affine, method="mean-shift"), _BETWEEN),
+    "tuned-lens": Method(_tuned, _ALONE),
     "jacobian-lens": Method(_jacobian, _ALONE),
     "relation": Method(_relation, frozenset({"text", "layers"})),
     "future-lens": Method(_future, _ALONE | {"ahead"}),

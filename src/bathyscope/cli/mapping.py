@@ -26,9 +26,9 @@ MEANINGS: Final = {
     "identity_error": "that of writing the vector unchanged",
     "mean_error": "that of the mean of the text that was fitted on",
     "kl": "how far the read-out is from what the model itself says (KL divergence in nats)",
-    "precision_at_1": "how often both have the same likeliest token",
     "logit_lens_kl": "kl of the logit lens, which has no mapping",
-    "logit_lens_precision_at_1": "precision_at_1 of the logit lens",
+    "precision_at_1": "how often both have the same likeliest token",
+    "logit_lens_precision_at_1": "precision at 1 of the logit lens",
     "start_kl": "kl before it was learned",
     "others_kl": "kl where each prefix was given another's vector: what the prompt alone can tell",
     "n": "positions that were held out",
@@ -151,19 +151,37 @@ def _show(mapping: "Affine | SoftPrompt", path: Path, *, as_json: bool) -> None:
 def _print(fit: "Fit", console: Console) -> None:
     for line in _about(fit):
         console.print(terminal.cell(line, wrap=True))
-    measured = list(dict.fromkeys(name for errors in fit.held_out.values() for name in errors))
+    errors = sorted(fit.held_out.items(), key=lambda item: [_layer(site) for site in item[0].split(">")])
+    measured = sorted({name for _, one in errors for name in one}, key=_rank)
     if not measured:
         return
-    pairs = all(">" in name for name in fit.held_out)
-    table = terminal.grid(*(("layer", "to") if pairs else ("tokens on",)), *measured, texts=())
-    for name, errors in fit.held_out.items():
+    table = terminal.grid(*(("layer", "to") if ">" in errors[0][0] else ("tokens on",)), texts=())
+    figures = [[f"{one[name]:,.4g}" if name in one else "" for name in measured] for _, one in errors]
+    for index, name in enumerate(measured):  # their heads may wrap, their figures may not
+        table.add_column(_said(name), justify="right", min_width=max(len(row[index]) for row in figures))
+    for (name, _), row in zip(errors, figures, strict=True):
         sites = (site.removeprefix("resid_post.") for site in name.split(">"))
-        figures = (f"{errors[what]:,.4g}" if what in errors else "" for what in measured)
-        table.add_row(*(terminal.cell(text) for text in (*sites, *figures)))
+        table.add_row(*(terminal.cell(text) for text in (*sites, *row)))
     console.print(table)
     for name in measured:
         if name in MEANINGS:
-            console.print(Text(f"{name}: {MEANINGS[name]}.", "dim"))
+            console.print(Text(f"{_said(name)}: {MEANINGS[name]}.", "dim"))
+
+
+def _layer(site: str) -> int:
+    """The number that a site's name ends in; the embedding's is before all others."""
+    number = site.rpartition(".")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+def _rank(name: str) -> tuple[int, str]:
+    """Measurements in the order that their meanings are listed in, and others after them."""
+    known = list(MEANINGS)
+    return known.index(name) if name in known else len(known), name
+
+
+def _said(name: str) -> str:
+    return terminal.clean(name.replace("_", " "))
 
 
 def _about(fit: "Fit") -> list[str]:

@@ -12,12 +12,16 @@ from bathyscope.cli.opening import open_model
 from bathyscope.cli.showing import show_or_save
 from bathyscope.cli.stopping import stoppable
 from bathyscope.embedded import EMBEDDED_NAME
+from bathyscope.errors import UsageError
 
 if TYPE_CHECKING:
     from bathyscope.model import Model
     from bathyscope.store import RunInfo
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+PATCHSCOPE = "patchscope"
+"""The kind of run whose spec is enough to ask it again."""
 
 RunId = Annotated[
     str, typer.Argument(metavar="ID", callback=choices.readable, help="A run's id, or how it begins, such as 3fa9.")
@@ -114,6 +118,12 @@ def resume_run(
     shown = terminal.may_animate(as_json=as_json)
     with Store() as store:
         info = store.show(store.find(run))
+        if info.kind != PATCHSCOPE:
+            raise UsageError(
+                f"run {info.id} is a study, {info.kind}",
+                "a study goes on from where it stopped when it is asked for again",
+                "the same bathyscope study command",
+            )
         from bathyscope.patchscopes import patchscope_again
 
         source, target = _models(info.spec["models"], shown=shown)
@@ -190,5 +200,5 @@ def _record(info: "RunInfo") -> dict[str, Any]:
 
 
 def _title(info: "RunInfo") -> str:
-    prompt = info.spec.get("source", {}).get("prompt", "")
-    return f"{info.kind}: {prompt}" if prompt else info.kind
+    read = info.spec.get("source", {}).get("prompt") or info.spec.get("text", {}).get("name")
+    return f"{info.kind}: {read}" if read else info.kind

@@ -7,6 +7,7 @@ from bathyscope.fitting.regression import fit_affine
 from bathyscope.fitting.relations import faithfulness, fit_relation, relation_edit
 from bathyscope.fitting.sinks import usable
 from bathyscope.fitting.soft_prompts import fit_soft_prompt
+from bathyscope.fitting.tuned import fit_tuned_lens
 
 __all__ = [
     "faithfulness",
@@ -15,6 +16,7 @@ __all__ = [
     "fit_jacobian_lens",
     "fit_relation",
     "fit_soft_prompt",
+    "fit_tuned_lens",
     "load_jacobian_lens",
     "relation_edit",
     "save_jacobian_lens",

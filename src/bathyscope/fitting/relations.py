@@ -109,7 +109,8 @@ def relation_edit(relation: Affine, difference: Tensor, *, rank: int | None = No
         raise UsageError(f"a mapping fitted as {relation.fit.method!r} was given", "one fitted as 'relation' is needed")
     (term,) = relation.terms.values()
     left, values, right = torch.linalg.svd(term.weight, full_matrices=False)
-    known = values > len(values) * torch.finfo(values.dtype).eps * values.max()
+    # Models compute their norms in float32, whatever their dtype: smaller values than these are its rounding.
+    known = values > len(values) * torch.finfo(torch.float32).eps * values.max()
     kept = slice(min(int(known.sum()), rank or len(values)))
     return (difference.to(term.weight) @ right[kept].T / values[kept]) @ left[:, kept].T
 

@@ -85,7 +85,8 @@ def fit_soft_prompt(  # noqa: PLR0913 (each is one thing that a user decides)
         >>> from bathyscope.fitting import fit_soft_prompt
         >>> from bathyscope.texts import given_texts
         >>> model = bathyscope.load()
-        >>> texts = given_texts([f"{name} went to a town by the sea." for name in ("Ann", "Bo", "Cy", "Di")])
+        >>> sentence = " went to a town by the sea, and looked at the boats, and then went home again."
+        >>> texts = given_texts([name + sentence for name in ("Ann", "Bo", "Cy", "Di")])
         >>> prompt = fit_soft_prompt(
         ...     model, texts, layer=20, length=2, n_ahead=1, n_positions=2, steps=1, batch_size=2, held_out=0.5
         ... )
@@ -95,7 +96,8 @@ def fit_soft_prompt(  # noqa: PLR0913 (each is one thing that a user decides)
     check_layer(layer, model.n_layers)
     _check(n_ahead=n_ahead + 1, n_positions=n_positions, steps=steps, batch_size=batch_size)
     start = _start(model, layer, length, init, seed)
-    total, read = n_positions + max(2, round(held_out * n_positions)) + steps * batch_size, 0
+    n_kept, to_learn = max(2, round(held_out * n_positions)), steps * batch_size
+    total, read = n_positions + n_kept + to_learn, 0
 
     def tick(n: int) -> None:
         nonlocal read
@@ -108,7 +110,8 @@ def fit_soft_prompt(  # noqa: PLR0913 (each is one thing that a user decides)
     asked = {"layer": layer, "n_ahead": n_ahead, "length": PREFIX, "seed": seed}
     seen, unseen = split_texts(texts, held_out=held_out)
     own = lessons(model, seen, n_positions=n_positions, tick=tick, **asked)
-    other = lessons(model, unseen, n_positions=max(2, round(held_out * n_positions)), tick=tick, **asked)
+    other = lessons(model, unseen, n_positions=n_kept, tick=tick, **asked)
+    total = read + to_learn  # there may have been less text than was asked for
     training = _Training(model, layer, own, steps, batch_size, learning_rate, seed)
     vectors = training.run(start.vectors, tick)
     options = {

@@ -2,7 +2,7 @@
 
 from bathyscope.lenses.directions import backward_lens, embedding_space
 from bathyscope.lenses.future import future_lens
-from bathyscope.lenses.selfie import selfie
+from bathyscope.lenses.interpretation import selfie
 from bathyscope.lenses.vocabulary import (
     LensOptions,
     attribute_lens,

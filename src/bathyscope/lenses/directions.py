@@ -83,9 +83,9 @@ def backward_lens(
 
     Example:
         >>> import bathyscope
-        >>> found = bathyscope.lenses.backward_lens(bathyscope.load(), "The capital of France is", token=" Rome")
-        >>> found.at(layer=29, position=4).text
-        ' Rome'
+        >>> found = bathyscope.lenses.backward_lens(bathyscope.load(), "The capital of France is Paris", token=".")
+        >>> found.cells[-1].layer, found.cells[-1].text
+        (29, '.')
     """
     tokens = model.tokenize(text)
     wanted = None if token is None else token_id(model, token)

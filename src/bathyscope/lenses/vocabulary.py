@@ -59,7 +59,7 @@ def logit_lens(model: Model, text: Prompt, **options: Unpack[LensOptions]) -> Le
         >>> import bathyscope
         >>> found = bathyscope.lenses.logit_lens(bathyscope.load(), "The capital of France is", position="last")
         >>> [found.at(layer=layer, position=4).text for layer in (0, 25, 29)]
-        ['ERO', ' Paris', ' Paris']
+        [' a', ' ', ' Paris']
     """
     return look("logit-lens", model, text, behind_last_block(model), None, options)
 

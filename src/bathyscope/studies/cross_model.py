@@ -31,7 +31,7 @@ from bathyscope.studies.cross_portions import (
     values_by_label,
 )
 from bathyscope.studies.crossed import COMPARED, SAME_TEXT, Crossed, Label
-from bathyscope.studies.crossing import CrossModelChoices, Crossing
+from bathyscope.studies.crossing import Crossing, CrossModelChoices
 from bathyscope.studies.tallies import Values, difference, tally
 from bathyscope.texts import Texts
 
@@ -39,7 +39,7 @@ Measured = Mapping[CrossPortion, Mapping[str, Any]]
 """What each portion gave."""
 
 
-def cross_model(
+def cross_model(  # noqa: PLR0913 (each is one thing that a user decides)
     source: Model,
     target: Model,
     texts: Texts,
@@ -227,6 +227,8 @@ def _notes(crossed: Crossed) -> Iterator[str]:
 def _about(mapping: Affine) -> str:
     fit = mapping.fit
     errors = [one["error"] for one in fit.held_out.values() if "error" in one]
-    held_out = f", squared error on held-out text {min(errors):.3g} to {max(errors):.3g} of the variation" if errors else ""
+    held_out = (
+        f", squared error on held-out text {min(errors):.3g} to {max(errors):.3g} of the variation" if errors else ""
+    )
     where = fit.text.get("name", "unknown text")
     return f"mapping: {fit.method}, fitted on {fit.n_samples:,} positions of {where}{held_out}"

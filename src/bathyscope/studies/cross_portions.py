@@ -46,7 +46,9 @@ class WindowPortion:
         return {
             "study": "cross-model",
             "pairs": [list(pair) for pair in asked.pairs],
-            "places": [[asked.places[number].position, list(asked.places[number].target.ids)] for number in self.numbers],
+            "places": [
+                [asked.places[number].position, list(asked.places[number].target.ids)] for number in self.numbers
+            ],
             "numbers": list(self.numbers),
             "all_places": asked.places_fingerprint,
             "seed": asked.seed,

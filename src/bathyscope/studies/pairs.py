@@ -7,12 +7,13 @@ up to a block. The given model keeps every weight.
 
 import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from bathyscope.errors import UsageError
+from bathyscope.errors import StorageError, UsageError
 from bathyscope.loading import wrap
 from bathyscope.model import Model
 
@@ -62,7 +63,9 @@ def rotated(model: Model, *, seed: int = 0) -> Model:
 
 
 def truncated(model: Model, n_layers: int) -> Model:
-    """The model's first blocks with its final norm and unembedding: what they hold is the model's own, not what follows.
+    """The model's first blocks with its final norm and unembedding.
+
+    What stands at a layer that both have is the same; what is said of it is another matter.
 
     Args:
         model: a model of Llama's type.
@@ -81,11 +84,34 @@ def truncated(model: Model, n_layers: int) -> Model:
     if not 0 < n_layers <= model.n_layers:
         raise UsageError(f"{n_layers} blocks were to be kept", f"{model.name} has {model.n_layers}, at least 1 is kept")
     gone = tuple(f"{model.architecture.blocks}.{layer}." for layer in range(n_layers, model.n_layers))
-    weights: dict[str, Tensor] = {name: weight for name, weight in model.hf.state_dict().items() if not name.startswith(gone)}
+    weights: dict[str, Tensor] = {
+        name: weight for name, weight in model.hf.state_dict().items() if not name.startswith(gone)
+    }
     settings: dict[str, Any] = {"num_hidden_layers": n_layers}
     if kinds := getattr(model.hf.config, "layer_types", None):
         settings["layer_types"] = kinds[:n_layers]
     return made(model, weights, f"{model.name} first {n_layers} blocks", **settings)
+
+
+def save_pair(model: Model, folder: str | Path) -> Path:
+    """Keep a model that was made as a checkpoint, which `load` and every command open.
+
+    Args:
+        model: from `rotated`, `truncated` or `sliced`.
+        folder: made if it is not there.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        model.hf.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise StorageError(
+            f"{model.name} could not be kept in {folder} ({error.strerror or error})", "", "another folder"
+        ) from error
+    return folder
 
 
 def rotation(width: int, seed: int = 0) -> Tensor:

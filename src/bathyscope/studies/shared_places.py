@@ -68,7 +68,7 @@ def draw_shared_places(
     if positions < 2:
         raise UsageError(f"{positions} positions were wanted", "at least 2", "--positions 500")
     needed = max(2, -(-positions // PER_WINDOW))
-    pool = _pool(aligned_windows(source, target, texts, length=length, limit=POOL * needed))
+    pool = _pool(aligned_windows(source, target, texts, length=length, limit=max(POOL, 4 * needed)))
     generator = numpy.random.default_rng(seed)
     chosen = [pool[index] for index in sorted(generator.permutation(len(pool))[:needed].tolist())]
     room = [len(_usable(window)) for window in chosen]
