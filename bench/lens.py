@@ -1,24 +1,18 @@
 """Part (e): the logit lens over a text, every layer and token, the ten likeliest tokens with probabilities.
 
-The lens is written here, over the public functions, until the project has its own. Its floor is what
-no lens can do without: one pass through the blocks, and the vocabulary product of every row.
+Its floor is what no lens can do without: one pass through the blocks, and the vocabulary product of every row.
 """
-
-from dataclasses import dataclass
 
 import torch
 from measure import Check, Part, Row, Settings, clock, cold_and_warm, median, ratio, say
-from torch import Tensor
 
 import bathyscope
-from bathyscope import Model
+from bathyscope import LensResult, Model, lenses
 from bathyscope.model import Tokens
+from bathyscope.readouts.base import ROWS
 from bathyscope.sites import residual_site
 
 BEST = 10
-CHUNK = 128
-"""Rows that are unembedded together: their logits are 25 MB, and are read again while a cache still holds them."""
-TILE = 256
 LENGTH = 128
 TEXT = """The bathyscaphe Trieste went down to the deepest place of the ocean in January 1960. Two people sat in a
 steel sphere below a float that was filled with petrol, because petrol is lighter than water and can hardly be
@@ -27,38 +21,6 @@ cracked, and the whole vessel shook. They went on, and at the bottom they switch
 plain of pale mud that rose in a cloud around them, so that nothing else could be seen and no photograph was taken.
 After twenty minutes they let go of their ballast of iron shot and rose again to the surface, where two ships of
 the navy were waiting for them."""
-
-
-@dataclass(frozen=True)
-class Lens:
-    """What every layer would say next, were it the last.
-
-    Args:
-        ids: the likeliest tokens, (layers, positions, best).
-        probabilities: theirs.
-    """
-
-    ids: Tensor
-    probabilities: Tensor
-
-
-def logit_lens(model: Model, tokens: Tokens, layers: tuple[int, ...], best: int = BEST, chunk: int = CHUNK) -> Lens:
-    """The likeliest next tokens at every layer and position, by the model's own final norm and unembedding."""
-    sites = [residual_site(layer) for layer in layers]
-    read = bathyscope.capture(model, tokens, sites)
-    rows = torch.cat([read[site][0] for site in sites])
-    ids = torch.empty(len(rows), best, dtype=torch.long)
-    probabilities = torch.empty(len(rows), best)
-    with torch.no_grad():
-        for first in range(0, len(rows), chunk):
-            part = slice(first, first + chunk)
-            logits = model.unembed(rows[part]).float()
-            values, ids[part] = _top(logits, best)
-            # Nothing reads the logits again, so they become their own exponentials where they are.
-            total = logits.sub_(values[:, :1]).exp_().sum(-1, keepdim=True)
-            probabilities[part] = (values - values[:, :1]).exp_().div_(total)
-    shape = (len(layers), len(tokens), best)
-    return Lens(ids.view(shape), probabilities.view(shape))
 
 
 def measure(settings: Settings) -> Part:
@@ -74,14 +36,14 @@ def measure(settings: Settings) -> Part:
     part = Part(
         f"(e) Logit lens on {settings.folder.name}: {len(layers)} layers x {length} tokens, best {BEST}, float32"
     )
-    found, cold, warm = cold_and_warm("lens", lambda: logit_lens(model, tokens, layers), settings.repeats)
+    found, cold, warm = cold_and_warm("lens", lambda: lenses.logit_lens(model, tokens, k=BEST), settings.repeats)
     forward, product = zip(*(_floor(model, tokens, len(layers)) for _ in range(1 + settings.repeats)), strict=True)
     floors = tuple(one + other for one, other in zip(forward[1:], product[1:], strict=True))
     times = median(warm) / median(floors)
     wrong, apart = _compared(model, tokens, layers, found)
     rows = len(layers) * length
     part.rows += [
-        Row("lens", warm, cold, times, "floor (slower)", f"{rows:,} rows in chunks of {CHUNK}"),
+        Row("lens", warm, cold, times, "floor (slower)", f"{rows:,} rows in chunks of {ROWS}"),
         Row("floor", floors, note="one pass through the blocks and the product of every row with the vocabulary"),
         Row("  the pass alone", forward[1:]),
         Row(
@@ -101,20 +63,8 @@ def measure(settings: Settings) -> Part:
         ),
         Check("largest difference of a probability from it", apart, 1e-4, at_least=False, timed=False),
     ]
-    part.details |= {"rows": rows, "chunk": CHUNK, "ratio": ratio(median(warm), median(floors))}
+    part.details |= {"rows": rows, "chunk": ROWS, "ratio": ratio(median(warm), median(floors))}
     return part
-
-
-def _top(logits: Tensor, best: int) -> tuple[Tensor, Tensor]:
-    """`topk`, found by tiles: the best values stand in the tiles whose own best are the highest."""
-    rows, width = logits.shape
-    if width % TILE or width // TILE < best:
-        values, ids = logits.topk(best)
-        return values, ids
-    tiles = logits.view(rows, -1, TILE)
-    chosen = tiles.amax(-1).topk(best).indices
-    values, places = tiles.gather(1, chosen[..., None].expand(-1, -1, TILE)).view(rows, -1).topk(best)
-    return values, chosen.gather(1, places // TILE) * TILE + places % TILE
 
 
 def _floor(model: Model, tokens: Tokens, n_layers: int) -> tuple[float, float]:
@@ -122,11 +72,11 @@ def _floor(model: Model, tokens: Tokens, n_layers: int) -> tuple[float, float]:
     ids = torch.tensor([tokens.ids])
     unembedding = model.hf.get_output_embeddings().weight
     rows = torch.randn(n_layers * len(tokens), model.d_model)
-    out = torch.empty(CHUNK, len(unembedding))
+    out = torch.empty(ROWS, len(unembedding))
 
     def products() -> None:
-        for first in range(0, len(rows), CHUNK):
-            part = rows[first : first + CHUNK]
+        for first in range(0, len(rows), ROWS):
+            part = rows[first : first + ROWS]
             torch.mm(part, unembedding.t(), out=out[: len(part)])
 
     with torch.no_grad():
@@ -139,15 +89,18 @@ def _operations(model: Model, rows: int) -> int:
     return 2 * rows * model.d_model * model.vocabulary
 
 
-def _compared(model: Model, tokens: Tokens, layers: tuple[int, ...], lens: Lens) -> tuple[int, float]:
+def _compared(model: Model, tokens: Tokens, layers: tuple[int, ...], lens: LensResult) -> tuple[int, float]:
     """How many tokens a plain softmax would not name, ties aside, and how far probabilities are off."""
     states = bathyscope.capture(model, tokens, [residual_site(layer) for layer in layers])
+    found = {(cell.layer, cell.position): cell.candidates for cell in lens.cells}
     wrong, apart = 0, 0.0
     with torch.no_grad():
-        for index, layer in enumerate(layers):
+        for layer in layers:
             plain = model.unembed(states[residual_site(layer)][0]).softmax(-1)
             values, ids = plain.topk(BEST)
-            apart = max(apart, float((values - lens.probabilities[index]).abs().max()))
-            named = plain.gather(-1, lens.ids[index])
-            wrong += int(((ids != lens.ids[index]) & ((values - named).abs() > 1e-5 * values)).sum())
+            best = [found[layer, position] for position in range(len(tokens))]
+            said = torch.tensor([[one.id for one in candidates] for candidates in best])
+            told = torch.tensor([[one.probability for one in candidates] for candidates in best])
+            apart = max(apart, float((values - told).abs().max()))
+            wrong += int(((ids != said) & ((values - plain.gather(-1, said)).abs() > 1e-5 * values)).sum())
     return wrong, apart

@@ -5,52 +5,22 @@ generic patching of the same places.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import loop
 import torch
 from environments import LENS_3, LENS_4, PeerError, measure_peer
 from measure import Check, Part, Row, Settings, cold_and_warm, median, ratio, say
-from torch import Tensor
-from typing_extensions import override
 
 import bathyscope
 from bathyscope import Model, Site
 from bathyscope.engine import Cell, Plan, Read, collect, plan
-from bathyscope.generation import Continuation
-from bathyscope.readouts import Reading, Readout
+from bathyscope.readouts import LogitDiff
 
 CLEAN = "When Mary and John went to the store, Mary gave a bottle of milk to"
 CORRUPTED = "When Mary and John went to the store, John gave a bottle of milk to"
 ANSWERS = (" John", " Mary")
 TOKENS = 16
-
-
-@dataclass(frozen=True)
-class Measured(Reading):
-    """A reading that is a number."""
-
-    value: float = 0.0
-
-
-@dataclass(frozen=True)
-class LogitDifference(Readout):
-    """How far the right answer's logit stands above the wrong one's.
-
-    Args:
-        right: token id of the right answer.
-        wrong: token id of the wrong one.
-    """
-
-    right: int
-    wrong: int
-
-    @override
-    def read(self, model: Model, logits: Tensor, continuations: Sequence[Continuation]) -> tuple[Reading, ...]:
-        del model, continuations
-        values = (logits[:, self.right] - logits[:, self.wrong]).tolist()
-        return tuple(Measured("", (), value=value) for value in values)
 
 
 def measure(settings: Settings) -> Part:
@@ -128,7 +98,7 @@ def _job(model: Model, settings: Settings) -> dict[str, Any]:
 
 
 def _cells(model: Model, job: dict[str, Any]) -> list[Cell]:
-    clean, corrupted, readout = model.tokenize(CLEAN), model.tokenize(CORRUPTED), LogitDifference(*job["answers"])
+    clean, corrupted, readout = model.tokenize(CLEAN), model.tokenize(CORRUPTED), LogitDiff(*ANSWERS)
     sites = {layer: Site("resid_pre", layer) for layer in range(model.n_layers)}
     return [
         Cell(corrupted, readout, Read(clean, sites[layer], position), sites[layer], (position,))
@@ -138,7 +108,7 @@ def _cells(model: Model, job: dict[str, Any]) -> list[Cell]:
 
 def _patch(model: Model, job: dict[str, Any]) -> list[float]:
     found = collect(plan(_cells(model, job), model, model), model, model)
-    return [reading.value for reading in found.readings if isinstance(reading, Measured)]
+    return [reading.values["logit_diff"] for reading in found.readings]
 
 
 def _apart(values: Sequence[float], others: Sequence[float]) -> float:

@@ -74,9 +74,10 @@ def _said(text: str | None) -> Text:
 def _legend(result: "CrossModelResult") -> Iterator[str]:
     if result.records:
         widest = max(high - low for low, high in (record["precision_at_1_interval"] for record in result.records))
+        agreement = _share(result.records[0]["agreement"])
         yield (
-            f"Each figure: precision at 1; the two models agree at {_share(result.records[0]['agreement'])}, untouched. Of "
-            "a control the largest figure of each column is shown."
+            f"Each figure: precision at 1; the two models agree at {agreement}, untouched. "
+            "Of a control the largest figure of each column is shown."
         )
         yield f"The widest interval is \u00b1{widest / 2:.3f}; --json and --out have all of them, and surprisals."
     yield from result.notes
