@@ -1,9 +1,8 @@
-"""Translator: one layer's part of a tuned lens while it is trained, in coordinates in which training is quick.
+"""Translators: an affine step from each layer's residual stream towards the last block's output, and its training.
 
-A residual stream's numbers differ a hundredfold in spread, and an optimiser that moves every weight by
-the same amount would move a few of them far too much. So the input is standardised, and the output is a
-sum of the directions in which the last block's residual stream varies, each as long as it varies there.
-Both are folded into a matrix and a bias at the end. Knows no models.
+All layers take a step together, on one batch of positions. Weights live in coordinates of their own:
+what is read is standardised, and what is added is in units of what the model itself still adds after
+that layer, direction by direction. At zero nothing is added, whatever the coordinates.
 """
 
 from collections.abc import Mapping
@@ -13,103 +12,175 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
+from bathyscope.fitting.vocabulary import draw, kl_gradient
 from bathyscope.mappings import Term
+from bathyscope.model import Model
 
-DECAY: Final = (0.9, 0.99)
-"""How much Adam keeps of its running mean and mean square at each step."""
+BETAS: Final = (0.9, 0.99)
+"""Of Adam. The second is short, for a fit has some hundred steps."""
 
-FLAT: Final = 1e-3
-"""Directions that vary less than this share of the mean variance are taken to vary by that much."""
+FLOOR: Final = 1e-3
+"""A direction in which the model adds less than this share of the mean is taken to have it."""
+
+PENALTY: Final = 1e-2
+"""Of the least squares, on weights of standardised numbers: what ridge regression chooses on held-out text."""
+
+WARM: Final = 0.1
+"""Share of the steps in which the learning rate rises; after that it falls to nothing."""
 
 
-@dataclass(eq=False)
-class Translator:
-    """What is added to a layer's residual stream: zero at first.
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """What is standardised, and in which units something is added; layers first.
 
     Args:
-        mean: of the layer's residual stream, (d_model,).
-        spread: its standard deviation in every coordinate, (d_model,).
-        directions: what a step of one in each output coordinate adds to the residual stream, (d_model, d_model).
-        weight: from standardised input to output coordinates; the last row is the bias, (d_model + 1, d_model).
-        first, second: Adam's running mean and mean square of the gradient, of the weight's shape.
+        mean: of each layer's residual stream, (layers, 1, d_model).
+        deviation: its standard deviation, number by number, (layers, 1, d_model).
+        basis: a direction a row, as long as what the model still adds along it, (layers, d_model, d_model).
     """
 
     mean: Tensor
-    spread: Tensor
-    directions: Tensor
-    weight: Tensor
-    first: Tensor
-    second: Tensor
+    deviation: Tensor
+    basis: Tensor
 
     @classmethod
-    def start(cls, residual: Tensor, directions: Tensor) -> Self:
-        """The translator that changes nothing.
+    def of(cls, states: Tensor, final: Tensor) -> Self:
+        """From residual streams, (layers, positions, d_model), and the last block's output, (positions, d_model)."""
+        mean = states.mean(1, keepdim=True)
+        deviation = states.std(1, keepdim=True)
+        gap = final - states
+        gap = (gap - gap.mean(1, keepdim=True)).double()
+        sizes, directions = torch.linalg.eigh(gap.transpose(1, 2) @ gap / gap.shape[1])
+        least = FLOOR * sizes.mean(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        basis = sizes.clamp_min(least).sqrt()[..., None] * directions.transpose(1, 2)
+        return cls(mean, deviation.clamp_min(torch.finfo(mean.dtype).tiny), basis.to(mean))
 
-        Args:
-            residual: the layer's residual stream at some positions, (positions, d_model).
-            directions: of the last block's, as `main_directions` gives them.
-        """
-        mean, spread = residual.mean(0), residual.std(0, correction=0)
-        around = spread.square().mean().sqrt()
-        # A coordinate that never moves says nothing; divided by its spread it would say it loudly.
-        spread = spread.clamp_min(1e-6 * float(around) or 1.0)
-        nothing = residual.new_zeros(residual.shape[1] + 1, residual.shape[1])
-        return cls(mean, spread, directions * around, nothing, nothing.clone(), nothing.clone())
-
-    def coordinates(self, residual: Tensor) -> Tensor:
-        """The layer's residual stream, standardised, and a one for the bias: (rows, d_model + 1)."""
-        return torch.cat([(residual - self.mean) / self.spread, residual.new_ones(len(residual), 1)], 1)
-
-    def added(self, coordinates: Tensor) -> Tensor:
-        """What the translator adds to the residual stream, (rows, d_model)."""
-        return coordinates @ self.weight @ self.directions
-
-    def step(self, coordinates: Tensor, gradient: Tensor, rate: float, number: int) -> None:
-        """Move against a gradient, by Adam (arXiv 1412.6980).
-
-        Args:
-            coordinates: of the input, (rows, d_model + 1).
-            gradient: with respect to the translated residual stream, (rows, d_model).
-            rate: how far a weight moves at most, about.
-            number: which step this is, from 1.
-        """
-        slope = coordinates.T @ (gradient @ self.directions.T)
-        keep, keep_square = DECAY
-        self.first.lerp_(slope, 1 - keep)
-        self.second.lerp_(slope.square_(), 1 - keep_square)
-        size = (self.second / (1 - keep_square**number)).sqrt_().add_(1e-12)
-        self.weight.addcdiv_(self.first, size, value=-rate / (1 - keep**number))
-
-    def term(self) -> Term:
-        """The whole translation as one matrix and one bias: h times (I + W), plus b."""
-        weight, directions = self.weight.double(), self.directions.double()
-        matrix = (weight[:-1] / self.spread.double()[:, None]) @ directions
-        bias = weight[-1] @ directions - self.mean.double() @ matrix
-        matrix = matrix + torch.eye(len(matrix), dtype=torch.float64, device=matrix.device)
-        return Term(matrix.to(self.weight.dtype), bias.to(self.weight.dtype))
+    def standardised(self, states: Tensor) -> Tensor:
+        """Residual streams, (layers, positions, d_model), with mean 0 and deviation 1."""
+        return (states - self.mean) / self.deviation
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that it is, for a checkpoint."""
-        return {name: tensor.contiguous() for name, tensor in vars(self).items()}
-
-    @classmethod
-    def restored(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """What `tensors` gave."""
-        return cls(**tensors)
+        """All of it, by name."""
+        return {"mean": self.mean, "deviation": self.deviation, "basis": self.basis}
 
 
-def main_directions(residual: Tensor) -> Tensor:
-    """The directions in which a residual stream varies, as rows, each as long as its standard deviation.
-
-    They are scaled so that the mean variance is 1, and none is shorter than the root of `FLAT`.
+class LeastSquares:
+    """Sums over positions, from which the translators with the least squared error follow.
 
     Args:
-        residual: at some positions, (positions, d_model).
-
-    Returns:
-        (d_model, d_model).
+        coordinates: what they are relative to.
     """
-    centred = (residual - residual.mean(0)).double()
-    variances, directions = torch.linalg.eigh(centred.T @ centred / len(centred))
-    shares = (variances / variances.mean().clamp_min(1e-300)).clamp_min(FLAT)
-    return (shares.sqrt()[:, None] * directions.T).to(residual.dtype)
+
+    def __init__(self, coordinates: Coordinates) -> None:
+        self.coordinates, self.n = coordinates, 0
+        layers, width = coordinates.basis.shape[:2]
+        self._products = torch.zeros(layers, width + 1, width + 1, dtype=torch.float64)
+        self._crossed = torch.zeros(layers, width + 1, width, dtype=torch.float64)
+
+    def add(self, states: Tensor, final: Tensor) -> None:
+        """Take in residual streams, (layers, positions, d_model), and the last block's output."""
+        self.n += states.shape[1]
+        for layer, read in enumerate(self.coordinates.standardised(states).double()):
+            read = torch.cat([read, torch.ones(len(read), 1, dtype=read.dtype)], 1)
+            self._products[layer] += read.T @ read
+            self._crossed[layer] += read.T @ (final - states[layer]).double()
+
+    def solved(self) -> tuple[Tensor, Tensor]:
+        """Weights, (layers, d_model, d_model), and biases, (layers, 1, d_model), in the coordinates."""
+        width = self._products.shape[-1] - 1
+        penalty = torch.eye(width + 1, dtype=torch.float64) * (PENALTY * self.n)
+        penalty[-1, -1] = 0.0
+        # One layer at a time: factorising a batch of matrices on several threads has been seen to fail in LAPACK.
+        found = torch.stack(
+            [
+                torch.cholesky_solve(crossed, torch.linalg.cholesky(products + penalty))
+                for products, crossed in zip(self._products, self._crossed, strict=True)
+            ]
+        )
+        # Rows of the basis are orthogonal, so that its inverse is its transpose over their squared lengths.
+        basis = self.coordinates.basis.double()
+        found = found @ (basis / basis.square().sum(-1, keepdim=True)).transpose(1, 2)
+        return found[:, :-1], found[:, -1:]
+
+
+class Translators:
+    """One translator a layer, in training.
+
+    Args:
+        coordinates: what their weights are relative to.
+        steps: how many steps there will be.
+        rate: the learning rate at its highest.
+    """
+
+    def __init__(self, coordinates: Coordinates, steps: int, rate: float) -> None:
+        self.coordinates, self.steps, self.rate = coordinates, steps, rate
+        self.weight = torch.zeros_like(coordinates.basis, requires_grad=True)
+        self.bias = torch.zeros_like(coordinates.mean, requires_grad=True)
+        self._adam = torch.optim.Adam([self.weight, self.bias], lr=rate, betas=BETAS, eps=1e-12)
+
+    def start_from(self, weight: Tensor, bias: Tensor) -> None:
+        """Begin elsewhere than at zero: with weights in the coordinates, shaped as `weight` and `bias`."""
+        self.weight.data.copy_(weight)
+        self.bias.data.copy_(bias)
+
+    def apply(self, states: Tensor) -> Tensor:
+        """Residual streams, (layers, rows, d_model), translated."""
+        by = self.coordinates
+        bias = self.bias.expand(-1, states.shape[1], -1)
+        return states + torch.baddbmm(bias, by.standardised(states), self.weight) @ by.basis
+
+    def step(self, model: Model, states: Tensor, final: Tensor, size: int, number: int) -> None:
+        """Learn from one batch.
+
+        Args:
+            model: whose next-token distribution is met.
+            states: residual streams, (layers, rows, d_model).
+            final: the last block's output at the same positions, (rows, d_model).
+            size: how many tokens of the vocabulary stand for all (`vocabulary.draw`).
+            number: of the step, from 0; it decides the draw and the learning rate.
+        """
+        with torch.no_grad():
+            teacher = model.unembed(final.to(model.dtype)).to(final.dtype)
+            mass = torch.softmax(teacher, -1).mean(0)
+            sample = draw(mass, size, torch.Generator().manual_seed(number))
+            tokens = torch.arange(len(mass)) if sample.tokens is None else sample.tokens
+            wanted = sample.probabilities(teacher[:, tokens])
+        with torch.enable_grad():
+            translated = self.apply(states).flatten(0, 1)
+            logits = model.token_logits(model.last_hidden(translated.to(model.dtype)), tokens)
+            layers = len(states)
+            slope = kl_gradient(logits.detach(), wanted.repeat(layers, 1), sample) * layers
+            gradients = torch.autograd.grad(logits, (self.weight, self.bias), slope)
+        self.weight.grad, self.bias.grad = gradients
+        done = (number + 1) / self.steps
+        for group in self._adam.param_groups:
+            group["lr"] = self.rate * min(1.0, done / WARM, (1 - done) / (1 - WARM) + 1 / self.steps)
+        self._adam.step()
+
+    def terms(self) -> list[Term]:
+        """Each layer's translator as one matrix and one bias, (d_model, d_model) and (d_model,)."""
+        by, found = self.coordinates, []
+        with torch.no_grad():
+            for layer, weight in enumerate(self.weight.double()):
+                change = (weight / by.deviation[layer].T) @ by.basis[layer].double()
+                bias = self.bias[layer, 0].double() @ by.basis[layer].double() - by.mean[layer, 0].double() @ change
+                whole = torch.eye(len(change), dtype=change.dtype) + change
+                found.append(Term(whole.to(by.mean), bias.to(by.mean)))
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that training depends on, by name."""
+        found = {"weight": self.weight.detach(), "bias": self.bias.detach(), **self.coordinates.tensors()}
+        for name, parameter in (("weight", self.weight), ("bias", self.bias)):
+            found |= {f"{name}.{what}": value for what, value in self._adam.state[parameter].items()}
+        return {name: value.clone() for name, value in found.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], steps: int, rate: float) -> Self:
+        """As they were when `tensors` was called."""
+        found = cls(Coordinates(*(tensors[name] for name in ("mean", "deviation", "basis"))), steps, rate)
+        for name, parameter in (("weight", found.weight), ("bias", found.bias)):
+            parameter.data.copy_(tensors[name])
+            state = {what.partition(".")[2]: one for what, one in tensors.items() if what.startswith(f"{name}.")}
+            found._adam.state[parameter] = state
+        return found
