@@ -1,6 +1,5 @@
 """Two models: pairs whose relation is known, and a study that must find it, beside controls that must not."""
 
-import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +39,7 @@ LENGTH = 24
 S = "The capital of France is Paris"
 MADE_FROM = ["llama", "mistral", "qwen2", "qwen3", "llama_untied_biased", "mistral_sliding"]
 SMALL = {"positions": 12, "length": LENGTH, "names": ("New York City",), "new_tokens": 4, "seed": 3}
+ALL_LAYERS = {**SMALL, "source_layers": "all", "target_layers": "all"}
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +125,17 @@ def test_a_family_whose_norms_cannot_be_folded_is_refused(family: TinyFamily):
             make(model)
 
 
+def test_folding_leaves_norms_of_queries_alone():
+    weights = folded(tiny_model("qwen3"))
+    before = tiny_model("qwen3").hf.state_dict()
+    assert torch.equal(
+        weights["model.layers.1.self_attn.q_norm.weight"].float(), before["model.layers.1.self_attn.q_norm.weight"]
+    )
+    assert (weights["model.layers.1.input_layernorm.weight"] == 1).all() and (weights["model.norm.weight"] == 1).all()
+    narrower = in_basis(weights, rotation(48)[:, :12], 4)
+    assert narrower["model.norm.weight"].tolist() == pytest.approx([0.5] * 12)
+
+
 @pytest.mark.parametrize("n_layers", [0, 5, -1])
 def test_a_number_of_blocks_that_cannot_stay_is_refused(llama: Model, n_layers: int):
     with pytest.raises(UsageError, match=f"{n_layers} blocks .* has 4"):
@@ -133,7 +144,7 @@ def test_a_number_of_blocks_that_cannot_stay_is_refused(llama: Model, n_layers: 
 
 def test_a_made_model_is_kept_and_opened_like_any_other(turned: Model, tmp_path):
     studies.save_pair(turned, tmp_path / "kept")
-    opened = load(tmp_path / "kept")
+    opened = load(tmp_path / "kept", attention="eager")
     assert torch.equal(run(opened, S).logits[0], run(turned, S).logits[0])
     assert opened.fingerprint != tiny_model("llama").fingerprint
 
@@ -236,9 +247,7 @@ def test_identity_fails_and_a_fitted_map_recovers(llama: Model, turned: Model, t
     choices = {**SMALL, "positions": 30, "source_layers": (0, 3), "target_layers": (0, 3)}
     fails = cross_model(llama, turned, texts, mapping=Identity(), **choices)
     recovers = cross_model(llama, turned, texts, mapping=fitted, **SMALL)
-    same = cross_model(
-        llama, llama, texts, mapping=Identity(), **{**SMALL, "source_layers": "all", "target_layers": "all"}
-    )
+    same = cross_model(llama, llama, texts, mapping=Identity(), **ALL_LAYERS)
     for layer in (0, 3):
         assert of(recovers, "same-text", layer, layer)["precision_at_1"] == 1.0
         assert of(fails, "same-text", layer, layer)["precision_at_1"] < 0.2
@@ -264,9 +273,7 @@ def test_an_affine_map_that_changes_nothing_gives_what_identity_gives(llama: Mod
 
 
 def test_the_same_layer_of_the_same_model_changes_nothing_and_the_last_layer_says_it_all(llama: Model, texts: Texts):
-    same = cross_model(
-        llama, llama, texts, mapping=Identity(), **{**SMALL, "source_layers": "all", "target_layers": "all"}
-    )
+    same = cross_model(llama, llama, texts, mapping=Identity(), **ALL_LAYERS)
     for layer in range(-1, 4):
         assert of(same, "same-text", layer, layer)["precision_at_1"] == 1.0
         assert of(same, "same-text", layer, layer)["agreement"] == 1.0
@@ -327,12 +334,10 @@ def test_every_figure_and_every_control_is_the_mean_of_single_plain_passes(llama
         assert record["precision_at_1_minus_unpatched"] == pytest.approx(difference)
         low, high = record["precision_at_1_interval"]
         assert low <= record["precision_at_1"] <= high and record["n"] == 6
-    agreeing = [
-        float(run(one, [place.source.ids]).logits[0][place.position].argmax())
-        for one in (llama, other)
-        for place in places
+    said = [
+        [run(one, [place.source.ids]).logits[0][place.position].argmax() for place in places] for one in (llama, other)
     ]
-    agreement = sum(first == second for first, second in zip(agreeing[:6], agreeing[6:], strict=True)) / 6
+    agreement = sum(bool(first == second) for first, second in zip(*said, strict=True)) / len(places)
     assert {record["agreement"] for record in result.records} == {pytest.approx(agreement)}
 
 
@@ -442,7 +447,7 @@ def test_a_mapping_says_which_layers_and_is_refused_for_others(
     llama: Model, turned: Model, texts: Texts, fitted: Affine
 ):
     found = cross_model(llama, turned, texts, mapping=fitted, **{**SMALL, "names": ()})
-    assert {(row["source_layer"], row["target_layer"]) for row in found.records} == {(one, one) for one in range(-1, 4)}
+    assert [*found.of("same-text")] == [*found.of("token-identity")] == [(layer, layer) for layer in range(-1, 4)]
     with pytest.raises(UsageError, match="this ridge has"):
         cross_model(llama, turned, texts, mapping=fitted, **{**SMALL, "source_layers": 0, "target_layers": 1})
     with pytest.raises(UsageError, match="belongs to the very weights"):
@@ -471,7 +476,7 @@ def test_a_text_is_run_once_for_all_that_is_written_into_it(llama: Model, turned
         texts,
         mapping=Identity(),
         planned=told.update,
-        **{**SMALL, "source_layers": "all", "target_layers": "all"},
+        **ALL_LAYERS,
     )
     plan = told["windows"]
     assert plan.target_passes == 12 + 1, "the clean pass of each place's text, and of the token-identity prompt"
@@ -530,8 +535,7 @@ def test_a_result_is_saved_loaded_and_shown(found: CrossModelResult, tmp_path):
     }
     assert all(fields <= row.keys() for row in data["rows"]) and len(data["rows"]) == 8
     assert all(one.keys() == {"name", "source_layer", "target_layer", "text"} for one in data["descriptions"])
-    hostile = copy.replace if hasattr(copy, "replace") else replace
-    page = hostile(found, descriptions=({**found.descriptions[0], "text": "<script>"}, *found.descriptions[1:])).page()
+    page = replace(found, descriptions=({**found.descriptions[0], "text": "<script>"}, *found.descriptions[1:])).page()
     assert "&lt;script&gt;" in page and "<script>" not in page
     for record in found.records:
         assert f"{record['precision_at_1']:.3f}" in page
@@ -603,24 +607,11 @@ def test_in_the_embedded_model_identity_fails_across_a_rotation_and_a_fitted_map
     fails = cross_model(model, other, texts, mapping=Identity(), **choices)
     with pytest.warns(match="was fitted on"):
         fitted = cross_model(model, other, texts, **choices)
-    sites = [residual_site(10)]
-    turn = rotation(model.d_model).float()
-    exact = Affine({(sites[0], sites[0]): Term(turn)}, Fit("procrustes", model_identity(model), model_identity(other)))
-    recovers = cross_model(
-        model, other, texts, mapping=exact, **choices | {"source_layers": None, "target_layers": None}
-    )
+    site, fit = residual_site(10), Fit("procrustes", model_identity(model), model_identity(other))
+    exact = Affine({(site, site): Term(rotation(model.d_model).float())}, fit)
+    choices_of_it = {**choices, "source_layers": None, "target_layers": None}
+    recovers = cross_model(model, other, texts, mapping=exact, **choices_of_it)
     own = cross_model(model, model, texts, mapping=Identity(), **choices)
     assert of(fails, "same-text", 10, 10)["precision_at_1"] < 0.2 < of(fitted, "same-text", 10, 10)["precision_at_1"]
     assert of(recovers, "same-text", 10, 10)["precision_at_1"] == 1.0
     assert recovers.described("New York City")[10, 10] == own.described("New York City")[10, 10]
-
-
-def test_folding_leaves_norms_of_queries_alone():
-    weights = folded(tiny_model("qwen3"))
-    before = tiny_model("qwen3").hf.state_dict()
-    assert torch.equal(
-        weights["model.layers.1.self_attn.q_norm.weight"].float(), before["model.layers.1.self_attn.q_norm.weight"]
-    )
-    assert (weights["model.layers.1.input_layernorm.weight"] == 1).all() and (weights["model.norm.weight"] == 1).all()
-    narrower = in_basis(weights, rotation(48)[:, :12], 4)
-    assert narrower["model.norm.weight"].tolist() == pytest.approx([0.5] * 12)

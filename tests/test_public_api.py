@@ -88,7 +88,7 @@ def packages() -> list[str]:
     return ["bathyscope", *(one.name for one in found if one.ispkg)]
 
 
-CLASHES = {"bathyscope.engine": "plan and execute", "bathyscope.store": "canonical"}
+CLASHES = {"bathyscope.engine": "plan, execute and collect", "bathyscope.store": "canonical"}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ running are in `forward`; finding and opening checkpoints is in `loading`.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -132,6 +132,11 @@ class Model:
         """Number of token ids."""
         return len(self._embedding)
 
+    def has_tokens_of(self, other: "Model") -> bool:
+        """Whether a token id means the same text in another model."""
+        same = self.tokenizer is other.tokenizer or self.tokenizer.get_vocab() == other.tokenizer.get_vocab()
+        return same and self.vocabulary == other.vocabulary
+
     @cached_property
     def max_length(self) -> int | None:
         """The longest sequence that the model has positions for, or None where it has no limit."""
@@ -249,33 +254,6 @@ class Model:
                 module = self.hf.get_submodule(path)
                 residual = module(residual.to(next(module.parameters())))
         return residual.to(self.unembedding.weight)
-
-    def tail(
-        self, tokens: Tensor | None = None, products: torch.dtype | None = None
-    ) -> Callable[[Tensor], Tensor]:
-        """`unembed` for some tokens only, whose rows are gathered once, however often it is called.
-
-        Args:
-            tokens: token ids, (tokens,); the whole vocabulary unless said.
-            products: the dtype to multiply in; the weights' own unless said.
-
-        Returns:
-            A function from residuals, (..., d_model), to logits, (..., tokens), in float32 or finer. Gradients go
-            through it to the residuals.
-        """
-        weight, bias = self.unembedding.weight.detach(), self.unembedding.bias
-        bias = None if bias is None else bias.detach()
-        if tokens is not None:
-            tokens = tokens.to(weight.device)
-            weight, bias = weight[tokens], None if bias is None else bias[tokens]
-        dtype = products or weight.dtype
-        weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-
-        def logits(residual: Tensor) -> Tensor:
-            found = nn.functional.linear(self.last_hidden(residual).to(dtype), weight, bias)
-            return self._finish(found.to(torch.promote_types(torch.float32, dtype)))
-
-        return logits
 
     def token_logits(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """Logits of some tokens only, with float32 sums where the weights are coarser.

@@ -100,7 +100,7 @@ def plan_patchscope(
     return asked.plan
 
 
-def patchscope(
+def patchscope(  # noqa: PLR0913 (the primitive's parts, and how it is run)
     source: Source,
     target: Target | None = None,
     *,
@@ -244,7 +244,7 @@ class _Asked:
         )
 
     def _control(self) -> Cell:
-        """The target prompt with nothing written into its placeholder, compared with the last representation's place."""
+        """The target prompt with nothing written, compared with the place of the last representation."""
         last = self.places[-1]
         against = Read(self.tokens, last.source, last.position) if self.readout.compares else None
         return Cell(self.inspection.tokens, self.readout, also=self.inspection.writes, against=against)

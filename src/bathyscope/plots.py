@@ -129,10 +129,12 @@ def save_heat_maps(result: CrossModelResult, path: str | Path) -> Path:
         figure = Figure(figsize=(11, 3.7 * len(result.prompts) + 0.7), layout="constrained")
         figure.suptitle(_title_of_two(result), fontsize=11)
         panels = figure.subplots(len(result.prompts), len(WRITTEN), squeeze=False)
+        image = None
         for row, prompt in zip(panels, result.prompts, strict=True):
             for axes, (field, name) in zip(row, WRITTEN.items(), strict=True):
                 image = _heat_map(axes, result, prompt, field)
                 axes.set_title(f"{name}\n{PROMPTS[prompt]}", fontsize=9)
+        assert image is not None
         figure.colorbar(image, ax=panels, label=PANELS["precision_at_1"], shrink=0.8)
         figure.savefig(written, format=path.suffix[1:], dpi=150, metadata=_metadata(path))
     write_atomically(path, written.getvalue())

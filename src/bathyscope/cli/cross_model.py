@@ -1,22 +1,19 @@
 """`bathyscope study cross-model`: what one model says of another's representations, for each pair of layers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import typer
-
-from bathyscope.cli import choices, cross_model_tables, mapping_choice, options, terminal, text_files
+from bathyscope.cli import choices, cross_model_tables, mapping_choice, options, study_files, terminal, text_files
 from bathyscope.cli.opening import open_model, opened
 from bathyscope.cli.options import cross_model as own
 from bathyscope.cli.options import study
 from bathyscope.cli.stopping import stoppable
-from bathyscope.cli.studies import PLOTS
 from bathyscope.errors import UsageError
 
 if TYPE_CHECKING:
     from bathyscope.engine import Plan, Stop
     from bathyscope.model import Model
-    from bathyscope.studies import CrossModelResult
     from bathyscope.texts import Texts
 
 PAIRS: Final = ("rotated", "sliced", "truncated")
@@ -42,7 +39,7 @@ def command(
     attention: options.Attention = None,
     as_json: options.AsJson = False,
     out: study.Out = None,
-    plot: own.Plot = None,
+    plots: study.Plots = None,
     keep: own.Keep = None,
     explain: options.Explain = False,
     stored: options.Stored = True,
@@ -64,13 +61,8 @@ def command(
     del debug  # its callback has done the work
     choices.check_revision(revision, source_model)
     kind, size = _checked_pair(pair, target_model, keep)
-    for layers_typed, option in ((layers, "--layers"), (target_layers, "--target-layers")):
-        if layers_typed is not None:
-            choices.check_layers(layers_typed, option)
-    for path, option, endings in ((out, "--out", (".json", ".html")), (plot, "--plot", PLOTS)):
-        if path is not None:
-            choices.check_out(path, *endings, option=option)
-            choices.check_writable(path.parent)
+    _check_layers(layers, target_layers)
+    study_files.check(out, plots or ())
     asked: dict[str, Any] = {"positions": positions, "seed": seed, "held_out": held_out}
     asked |= {"source_layers": layers, "target_layers": target_layers}
     asked |= {"names": names} if names else {}
@@ -92,19 +84,17 @@ def command(
             terminal.note(f"kept in {keep}")
         what = "measuring" if mapping else "fitting, and then measuring"
         with terminal.progress(what, shown=shown, per_cell=1) as tick:
-            result = studies.cross_model(
-                source,
-                target,
-                texts,
-                mapping=chosen,
-                store=store,
-                budget=(memory or 2048) * 2**20,
-                progress=tick,
-                planned=_explain if explain else None,
-                stop=stop,
-                **asked,
-            )
-    _show_or_save(result, as_json=as_json, out=out, plot=plot)
+            how = {"budget": (memory or 2048) * 2**20, "progress": tick, "planned": _explain if explain else None}
+            result = studies.cross_model(source, target, texts, mapping=chosen, store=store, stop=stop, **how, **asked)
+    study_files.show_or_save(
+        result, as_json=as_json, out=out, plots=plots or (), draw="save_heat_maps", show=cross_model_tables.show
+    )
+
+
+def _check_layers(layers: str | None, target_layers: str | None) -> None:
+    for typed, option in ((layers, "--layers"), (target_layers, "--target-layers")):
+        if typed is not None:
+            choices.check_layers(typed, option)
 
 
 def _checked_pair(pair: str | None, target_model: str | None, keep: Path | None) -> tuple[str | None, int | None]:
@@ -168,25 +158,7 @@ def _made(
     return found.model
 
 
-def _explain(plans: "dict[str, Plan]") -> None:
+def _explain(plans: "Mapping[str, Plan]") -> None:
     told = {"windows": "the first windows, which the others are like", "words": "the descriptions"}
     for name, plan in plans.items():
         terminal.note_lines(f"{told[name]}: {plan.explain()}")
-
-
-def _show_or_save(result: "CrossModelResult", *, as_json: bool, out: Path | None, plot: Path | None) -> None:
-    """Save and draw where that was asked for, then print JSON or tables, whatever became of the files."""
-    try:
-        if out is not None:
-            result.save(out)
-            terminal.note(f"saved to {out}")
-        if plot is not None:
-            from bathyscope.plots import save_heat_maps
-
-            save_heat_maps(result, plot)
-            terminal.note(f"drawn to {plot}")
-    finally:
-        if as_json:
-            typer.echo(result.to_json().encode())
-        else:
-            cross_model_tables.show(result, terminal.out())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from bathyscope.cli import choices, mapping_choice, options, study_tables, terminal, text_files
+from bathyscope.cli import choices, mapping_choice, options, study_files, study_tables, terminal, text_files
 from bathyscope.cli.opening import open_model, opened
 from bathyscope.cli.options import study
 from bathyscope.cli.stopping import stoppable
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-PLOTS: Final = (".png", ".svg")
 FORECAST_AFTER: Final = 5.0
 """Seconds after which the speed of a fit is known well enough."""
 
@@ -60,7 +59,7 @@ def next_token(
     attention: options.Attention = None,
     as_json: options.AsJson = False,
     out: study.Out = None,
-    plot: study.Plot = None,
+    plots: study.Plots = None,
     explain: options.Explain = False,
     stored: options.Stored = True,
     memory: options.Memory = None,
@@ -81,10 +80,7 @@ def next_token(
     del debug  # its callback has done the work
     choices.check_revision(revision, model)
     choices.check_layers(layers, "--layers")
-    for path, option, endings in ((out, "--out", (".json", ".html")), (plot, "--plot", PLOTS)):
-        if path is not None:
-            choices.check_out(path, *endings, option=option)
-            choices.check_writable(path.parent)
+    study_files.check(out, plots or ())
     asked: dict[str, Any] = {"positions": positions, "per_window": per_window, "seed": seed, "held_out": held_out}
     asked |= {"layers": layers, "methods": _methods(methods)}
     if fit_positions is not None:
@@ -103,7 +99,9 @@ def next_token(
     asked |= {name: _lens(path, read) for name, path in given.items() if path is not None}
     with opened(stored=stored) as store, stoppable() as stop:
         result = _measured(read, texts, asked, store, stop, explain, (memory or 2048) * 2**20, shown)
-    _show_or_save(result, as_json=as_json, out=out, plot=plot)
+    study_files.show_or_save(
+        result, as_json=as_json, out=out, plots=plots or (), draw="save_plot", show=study_tables.show
+    )
 
 
 def _measured(
@@ -172,21 +170,3 @@ def _lens(path: Path, model: "Model") -> "Affine":
     if path.suffix == ".pt":
         return mapping_choice.published(path, model)
     return mapping_choice.load(path)
-
-
-def _show_or_save(result: "NextTokenResult", *, as_json: bool, out: Path | None, plot: Path | None) -> None:
-    """Save and draw where that was asked for, then print JSON or a table, whatever became of the files."""
-    try:
-        if out is not None:
-            result.save(out)
-            terminal.note(f"saved to {out}")
-        if plot is not None:
-            from bathyscope.plots import save_plot
-
-            save_plot(result, plot)
-            terminal.note(f"drawn to {plot}")
-    finally:
-        if as_json:
-            typer.echo(result.to_json().encode())
-        else:
-            study_tables.show(result, terminal.out())

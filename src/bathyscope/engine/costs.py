@@ -9,6 +9,7 @@ from bathyscope import kv
 from bathyscope.attention import PRECISION, can_share
 from bathyscope.engine.cells import Cell
 from bathyscope.model import Model
+from bathyscope.processor import slow_half
 from bathyscope.readouts.base import ROWS
 
 KEPT_APART = 24 * 2**20
@@ -50,6 +51,8 @@ def notes(model: Model, *, bypass: bool) -> tuple[str, ...]:
         found.append("a block carries another hook, so that no row can sleep through it")
     if not can_share(model):
         found.append(f"{model.attention} attention of {model.architecture.family} keeps the prefix once for each row")
+    if slow := slow_half(model):
+        found.append(slow)
     return tuple(found)
 
 

@@ -69,7 +69,7 @@ class Plan:
     @property
     def naive_passes(self) -> int:
         """Passes that a loop over the cells would run: for each a source pass, a prompt pass and one a new token."""
-        return sum((cell.source is not None) + 1 + max(0, cell.readout.new_tokens - 1) for cell in self.cells)
+        return sum(isinstance(cell.source, Read) + 1 + max(0, cell.readout.new_tokens - 1) for cell in self.cells)
 
     def explain(self) -> str:
         """What will be run and what each rewrite saves, for people.
@@ -157,7 +157,7 @@ def _last_reads(cells: Sequence[Cell], n_layers: int) -> dict[tuple[int, ...], i
     for cell in cells:
         if isinstance(cell.source, Read):
             site, ids = cell.source.site, cell.source.prompt.ids
-            last[ids] = max(last.get(ids, -1), n_layers if site.layer is None else site.layer)
+            last[ids] = max(last.get(ids, -1), n_layers - 1 if site.layer is None else site.layer)
         if cell.readout.compares and cell.compared is not None:
             last[cell.compared.prompt.ids] = n_layers
     return last

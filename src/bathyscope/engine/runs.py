@@ -36,7 +36,7 @@ class StoredRun:
     computed: int
 
 
-def run_stored(
+def run_stored(  # noqa: PLR0913 (what a run consists of)
     plan: Plan,
     source: Model,
     target: Model,
@@ -82,8 +82,8 @@ def run_stored(
                 continue
             missing = set(store.missing(run, event.batch))
             records = [
-                Record(keys[cell], specs[cell], asdict(reading), _bytes(representation) if keep_representations else None)
-                for cell, reading, representation in zip(
+                Record(keys[cell], specs[cell], asdict(reading), _bytes(kept if keep_representations else None))
+                for cell, reading, kept in zip(
                     plan.batches[event.batch].cells, event.readings, event.representations, strict=True
                 )
                 if keys[cell] in missing

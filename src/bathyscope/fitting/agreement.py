@@ -107,6 +107,6 @@ def kl_and_hits(own: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Two tensors, (...).
     """
-    logits = logits.to(own.dtype)
-    kl = (own.exp() * (own - logits)).sum(-1) + logits.logsumexp(-1)
+    # Of two log-softmaxes, so that rounding leaves nothing where both are the same.
+    kl = (own.exp() * (own - log_probabilities(logits))).sum(-1)
     return kl, logits.argmax(-1) == own.argmax(-1)

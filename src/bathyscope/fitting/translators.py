@@ -20,13 +20,16 @@ BETAS: Final = (0.9, 0.99)
 """Of Adam. The second is short, for a fit has some hundred steps."""
 
 FLOOR: Final = 1e-3
-"""A direction in which the model adds less than this share of the mean is taken to have it."""
+"""A number or a direction that varies less than this share of the mean is taken to vary so much."""
+
+TINY: Final = 1e-12
+"""What stands for nothing where something is divided by."""
 
 PENALTY: Final = 1e-2
 """Of the least squares, on weights of standardised numbers: what ridge regression chooses on held-out text."""
 
 WARM: Final = 0.1
-"""Share of the steps in which the learning rate rises; after that it falls to nothing."""
+"""Share of the steps in which the learning rate rises where training starts at zero; after that it falls to nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +50,15 @@ class Coordinates:
     def of(cls, states: Tensor, final: Tensor) -> Self:
         """From residual streams, (layers, positions, d_model), and the last block's output, (positions, d_model)."""
         mean = states.mean(1, keepdim=True)
-        deviation = states.std(1, keepdim=True)
+        deviation = states.std(1, keepdim=True, correction=0)
+        # A number that hardly varies in what was read first must not be blown up when it does later.
+        deviation = deviation.clamp_min(FLOOR * deviation.mean(-1, keepdim=True).clamp_min(TINY))
         gap = final - states
         gap = (gap - gap.mean(1, keepdim=True)).double()
         sizes, directions = torch.linalg.eigh(gap.transpose(1, 2) @ gap / gap.shape[1])
-        least = FLOOR * sizes.mean(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        least = FLOOR * sizes.mean(-1, keepdim=True).clamp_min(TINY)
         basis = sizes.clamp_min(least).sqrt()[..., None] * directions.transpose(1, 2)
-        return cls(mean, deviation.clamp_min(torch.finfo(mean.dtype).tiny), basis.to(mean))
+        return cls(mean, deviation, basis.to(mean))
 
     def standardised(self, states: Tensor) -> Tensor:
         """Residual streams, (layers, positions, d_model), with mean 0 and deviation 1."""

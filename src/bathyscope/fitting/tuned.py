@@ -29,6 +29,9 @@ from bathyscope.model import Model, Tokens
 from bathyscope.sites import EMBEDDING_LAYER, check_layer, residual_site
 from bathyscope.texts import Texts, split_texts, windows
 
+VERSION: Final = 1
+"""Version of how training goes; a checkpoint of another is refused."""
+
 PORTION: Final = 32
 """Batches that are read, shuffled and learnt from together; what a checkpoint may cost an interruption."""
 
@@ -136,7 +139,8 @@ def fit_tuned_lens(  # noqa: PLR0913 (each is one thing that a user decides)
         "held_out": held_out,
         "seed": seed,
     }
-    settings = {**options, "layers": list(asked.below), "model": model.fingerprint, "text": seen.describe()}
+    settings = {**options, "layers": list(asked.below), "text": seen.describe(), "version": VERSION}
+    settings |= {"model": model.fingerprint, "attention": model.attention, "device": model.device.type}
     kept = Checkpoint(None if checkpoint is None else Path(checkpoint), settings)
     chosen = asked.windows(seen, n_positions)
     n_positions = min(n_positions, sum(len(window) - 1 for window in chosen))
@@ -211,25 +215,22 @@ class _Training:
     share: float
     seed: int
 
-    @property
-    def first(self) -> int:
-        """Portions that least squares is computed from; one at least, where that is where training starts."""
-        return math.ceil(self.share * self.steps / PORTION)
-
     def run(self, kept: Checkpoint, progress: Progress | None, stop: Stop) -> tuple[list[Term], int]:
         """The translators, and the positions that they were trained on."""
         if not self.asked.below:
             return [], 0
         portions, tensors = kept.read()
-        done = int(tensors.pop("steps", torch.tensor(0)))
+        done, n = (int(tensors.pop(name, torch.tensor(0))) for name in ("steps", "n"))
         translators = Translators.from_tensors(tensors, self.steps, self.rate) if tensors else None
         squares: LeastSquares | None = None
         for number, states in self._portions(portions):
-            if number < self.first:
+            if done >= self.steps:
+                break
+            if translators is None and done < self.share * self.steps:
                 self._look_at(stop, kept)
                 squares = squares or LeastSquares(Coordinates.of(states[:-1], states[-1]))
                 squares.add(states[:-1], states[-1])
-                done += PORTION
+                done, n = done + max(1, states.shape[1] // self.batch_size), n + states.shape[1]
                 _tell(progress, done, self.steps)
                 continue
             if translators is None:
@@ -241,16 +242,16 @@ class _Training:
                 self._look_at(stop, kept)
                 part = states[:, batch]
                 translators.step(self.asked.model, part[:-1], part[-1], self.sample, done)
-                done += 1
+                done, n = done + 1, n + len(batch)
                 _tell(progress, done, self.steps)
-            kept.write(number + 1, {**translators.tensors(), "steps": torch.tensor(done)})
+            kept.write(number + 1, {**translators.tensors(), "steps": torch.tensor(done), "n": torch.tensor(n)})
         if translators is None and squares is not None:
             translators = self._start(squares, None)
         if translators is None:
             raise UsageError(
                 "the text has no position to learn from", "the first of each window and other sinks are left out"
             )
-        return translators.terms(), min(done, self.steps) * self.batch_size
+        return translators.terms(), n
 
     def _start(self, squares: LeastSquares | None, states: Tensor | None) -> Translators:
         """Translators that have not learnt yet."""
@@ -272,7 +273,7 @@ class _Training:
         """Numbers and residual streams, (layers + 1, positions, d_model), of portions of whole windows."""
         each = max(1, round(PORTION * self.batch_size / max(1, self.asked.length - 1)))
         for number, first in enumerate(range(0, len(self.windows), each)):
-            if number < skip or number * PORTION >= self.steps:
+            if number < skip:
                 continue
             states = torch.cat([self.asked.read(one) for one in self.windows[first : first + each]], 1)
             if states.shape[1]:

@@ -21,6 +21,9 @@ from bathyscope.readouts import NextToken, token_id
 from bathyscope.results import provenance
 from bathyscope.sites import Site, parse_layers, residual_site
 
+FIRST = 16
+"""How many units are read unless said."""
+
 
 def embedding_space(
     model: Model, site: str | Site, *, units: Sequence[int] | None = None, k: int = 5, suppressed: bool = False
@@ -56,11 +59,8 @@ def embedding_space(
             "neurons and heads write into the residual stream",
             "mlp_post.12, or z.12.3",
         )
-    directions = _output_directions(model, place)
-    chosen = list(range(min(16, len(directions)))) if units is None else list(units)
-    if any(not 0 <= unit < len(directions) for unit in chosen):
-        raise UsageError(f"units {chosen} were asked for", f"{place} has units 0 to {len(directions) - 1}")
-    vectors = directions[chosen] * (-1 if suppressed else 1)
+    vectors, chosen = _output_directions(model, place, units)
+    vectors = -vectors if suppressed else vectors
     places = [(int(place.layer or 0), unit, f"unit {unit}") for unit in chosen]
     what = {"site": str(place), "suppressed": suppressed}
     return _read("embedding-space", model, str(place), places, vectors, k, what)
@@ -103,18 +103,31 @@ def backward_lens(
             if direction.abs().max() > 0:
                 places.append((one, position, name))
                 vectors.append(direction)
+    if not vectors:
+        raise UsageError(
+            f"the gradient is zero at layers {layer}",
+            "behind the last block only the last position has one",
+            "layer='all'",
+        )
     return _read("backward-lens", model, tokens.text, places, torch.stack(vectors), k, {"token": token})
 
 
-def _output_directions(model: Model, site: Site) -> Tensor:
-    """What each unit adds to the residual stream when it is 1, (units, d_model)."""
+def _output_directions(model: Model, site: Site, units: Sequence[int] | None) -> tuple[Tensor, list[int]]:
+    """What units add to the residual stream when they are 1, (units, d_model), and which units these are."""
     tap = model.tap(site)
     module = model.module(model.architecture.module_path(site), tap, site)
     weight = next(module.parameters())
-    units = torch.eye(weight.numel() // model.d_model, dtype=weight.dtype, device=weight.device)
+    inputs = torch.arange(weight.numel() // model.d_model)
+    if site.head is not None and tap.columns is not None:
+        inputs = tap.columns[site.head].cpu()
+    chosen = list(range(min(FIRST, len(inputs)))) if units is None else list(units)
+    if not chosen or any(not 0 <= unit < len(inputs) for unit in chosen):
+        raise UsageError(f"units {chosen} were asked for", f"{site} has units 0 to {len(inputs) - 1}")
+    ones = torch.zeros(len(chosen), weight.numel() // model.d_model, dtype=weight.dtype)
+    ones[torch.arange(len(chosen)), inputs[chosen]] = 1.0
+    ones = ones.to(weight.device)
     with torch.no_grad():
-        directions = module(units) - module(torch.zeros_like(units[:1]))
-    return directions if site.head is None or tap.columns is None else directions[tap.columns[site.head]]
+        return module(ones) - module(torch.zeros_like(ones[:1])), chosen
 
 
 def _read(

@@ -52,7 +52,12 @@ def future_lens(
     if n_ahead < 1:
         raise UsageError(f"n_ahead={n_ahead} was given", "at least 1")
     if isinstance(by, SoftPrompt):
-        options = LensOptions(**{"layer": by.layer, **options})
+        if (layer := options.setdefault("layer", by.layer)) != by.layer:
+            raise UsageError(
+                f"layer={layer!r} was given",
+                f"this soft prompt was learned for layer {by.layer}",
+                "no layer",
+            )
         target = Target(prompt=by.inspection(model), layer=by.layer)
     else:
         target = Target(prompt=prompts.prepare(model, by or FIXED_PROMPT))

@@ -19,6 +19,9 @@ from bathyscope.prompts import InspectionPrompt
 from bathyscope.readouts import Generate
 from bathyscope.sites import Site
 
+ROWS = 8
+"""Texts whose relevancy is measured together: their logits are kept meanwhile, at every token."""
+
 WRITTEN_AFTER = 0
 """The paper's default: the input of block 1, which is what block 0 returns."""
 
@@ -67,17 +70,19 @@ def _relevancy(
     model: Model, prompt: Tokens, cells: Sequence[PatchscopeCell], values: Tensor
 ) -> list[tuple[float, ...]]:
     """For each token of each cell's text, |probability with the write less probability without it|."""
-    rows, writes = [], []
-    for row, (cell, value) in enumerate(zip(cells, values, strict=True)):
-        ids = prompt.ids + cell.ids
-        rows.append(Tokens("", ids, ("",) * len(ids)))
-        writes.append(Write(Site.parse(cell.target_site), Replace(value), cell.target_positions, row))
-    patched, plain = run(model, rows, writes=writes).logits, run(model, rows).logits
-    found = []
-    for cell, ours, others in zip(cells, patched, plain, strict=True):
-        written = torch.tensor(cell.ids, dtype=torch.long)
-        before = slice(len(prompt) - 1, len(prompt) - 1 + len(written))
-        shares = (torch.softmax(logits[before].float().cpu(), -1) for logits in (ours, others))
-        gap = torch.sub(*(share.gather(-1, written[:, None]).squeeze(-1) for share in shares)).abs()
-        found.append(tuple(gap.tolist()))
+    found: list[tuple[float, ...]] = []
+    for first in range(0, len(cells), ROWS):
+        some = slice(first, first + ROWS)
+        rows, writes = [], []
+        for row, (cell, value) in enumerate(zip(cells[some], values[some], strict=True)):
+            ids = prompt.ids + cell.ids
+            rows.append(Tokens("", ids, ("",) * len(ids)))
+            writes.append(Write(Site.parse(cell.target_site), Replace(value), cell.target_positions, row))
+        patched, plain = run(model, rows, writes=writes).logits, run(model, rows).logits
+        for cell, ours, others in zip(cells[some], patched, plain, strict=True):
+            written = torch.tensor(cell.ids, dtype=torch.long)
+            before = slice(len(prompt) - 1, len(prompt) - 1 + len(written))
+            shares = (torch.softmax(logits[before].float().cpu(), -1) for logits in (ours, others))
+            gap = torch.sub(*(share.gather(-1, written[:, None]).squeeze(-1) for share in shares)).abs()
+            found.append(tuple(gap.tolist()))
     return found

@@ -187,7 +187,14 @@ def looked(
     options: LensOptions,
     readout: Readout | None = None,
 ) -> PatchscopeResult:
-    """The patchscope that a lens is."""
+    """The patchscope that a lens is.
+
+    Raises:
+        UsageError: an option that no lens has.
+    """
+    if unknown := sorted(options.keys() - LensOptions.__annotations__.keys()):
+        known = ", ".join(LensOptions.__annotations__)
+        raise UsageError(f"the option {unknown[0]!r} was given to a lens", f"options are {known}", "layer=..., k=...")
     source = Source(model, text, options.get("position", "all"), options.get("layer", "all"))
     readout, budget = readout or NextToken(options.get("k", 5)), options.get("budget", MEMORY_BUDGET)
     if planned := options.get("planned"):

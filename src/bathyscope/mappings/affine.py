@@ -64,9 +64,11 @@ class Term:
             value = getattr(self, name)
             if value is not None and not torch.isfinite(value).all():
                 raise UsageError(f"a mapping whose {name} is not finite was given", "finite numbers are needed")
+            if value is not None:  # nobody's later change of the tensor changes the mapping
+                object.__setattr__(self, name, value.detach().clone())
 
     def apply(self, representations: Tensor) -> Tensor:
-        """(rows, source width) to (rows, target width), in the coarser-to-finer of the two dtypes."""
+        """(rows, source width) to (rows, target width), in the finer of the two dtypes."""
         dtype = torch.promote_types(representations.dtype, self.weight.dtype)
         weight, rows = self.weight.to(representations.device, dtype), representations.to(dtype)
         mapped = rows @ weight if weight.ndim else rows * weight
@@ -162,7 +164,7 @@ class Affine(Mapping):
                     "a mapping belongs to the very weights that it was fitted on, dtype included",
                     "bathyscope mapping fit with this model",
                 )
-        for pair in sites:
+        for pair in sorted(sites, key=str):
             self.term(*pair)
 
     def fingerprint(self) -> str:

@@ -125,10 +125,9 @@ class Readout(ABC):
         Raises:
             UsageError: saying why.
         """
-        if self.compares and source.vocabulary != target.vocabulary:
+        if self.compares and source is not target and not source.has_tokens_of(target):
             raise UsageError(
-                f"{type(self).__name__} compares next tokens, and {source.name} has {source.vocabulary} token ids "
-                f"where {target.name} has {target.vocabulary}",
+                f"{type(self).__name__} compares next tokens, and those of {source.name} and {target.name} are others",
                 "models of one vocabulary are needed",
                 "Generate or NextToken",
             )

@@ -142,6 +142,12 @@ class Several(Readout):
     readouts: tuple[Readout, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "readouts", tuple(self.readouts))
+        kinds = [(type(one), getattr(one, "k", None)) for one in self.readouts]
+        if len(set(kinds)) < len(kinds):
+            raise UsageError(
+                "two readouts of one kind were given", "their values would have one name", "cells of their own"
+            )
         if len({one.new_tokens for one in self.readouts}) != 1:
             raise UsageError(
                 "readouts of different numbers of new tokens were given", "one number for all, of at least 1 readout"

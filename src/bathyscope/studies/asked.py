@@ -118,7 +118,10 @@ class Asked:
         if self.to_fit is None:
             return ()
         settings: dict[str, dict[str, Any]] = {
-            "tuned-lens": {"n_positions": self.choices.get("fit_positions", FIT_POSITIONS)},
+            "tuned-lens": {
+                "n_positions": self.choices.get("fit_positions", FIT_POSITIONS),
+                "length": _length(self.model, self.choices),
+            },
             "jacobian-lens": {},
         }
         return tuple(

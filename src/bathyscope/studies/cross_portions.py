@@ -1,6 +1,6 @@
 """What the cross-model study measures and keeps together: one window, or one name, with all layers and controls."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any
@@ -143,7 +143,7 @@ def _scaled(progress: Progress, before: int, count: int, n_cells: int) -> Progre
     return lambda done, total: progress(before + count * done // max(1, total), n_cells)
 
 
-def values_by_label(crossed: Crossed, windows: Sequence[dict[str, Any]]) -> dict[Label, dict[str, list[float]]]:
+def values_by_label(crossed: Crossed, windows: Sequence[Mapping[str, Any]]) -> dict[Label, dict[str, list[float]]]:
     """For each label and measure a value a place, in the places' order."""
     return {
         label: {name: [value for window in windows for value in window[name][row]] for name in MEASURES}

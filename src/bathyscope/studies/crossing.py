@@ -148,9 +148,7 @@ def same_vocabulary(source: Model, target: Model) -> bool:
         >>> same_vocabulary(bathyscope.load(), bathyscope.load())
         True
     """
-    if source.vocabulary != target.vocabulary:
-        return False
-    return source.tokenizer is target.tokenizer or source.tokenizer.get_vocab() == target.tokenizer.get_vocab()
+    return source.has_tokens_of(target)
 
 
 def _pairs(source: Model, target: Model, mapping: Mapping | None, choices: CrossModelChoices) -> tuple[Pair, ...]:

@@ -183,7 +183,7 @@ def in_basis(weights: Weights, basis: Tensor, n_layers: int) -> dict[str, Tensor
         if (bias := weights.get(f"{name}.bias")) is not None:
             found[f"{name}.bias"] = bias @ basis
     norms = ["model.norm", *(f"{_block(layer)}.{norm}" for layer in range(n_layers) for norm in READERS)]
-    gain = torch.full((width,), (width / basis.shape[0]) ** 0.5, dtype=torch.float64)
+    gain = torch.full((width,), (basis.shape[0] / width) ** 0.5, dtype=torch.float64)
     return found | {f"{norm}.weight": gain for norm in norms}
 
 

@@ -97,14 +97,14 @@ class Measuring:
 
     Args:
         model: the model.
-        groups: what is measured and kept together; one plan each.
+        groups: portions that are measured and kept together, one plan each; of any study that has its own kind.
         budget: bytes that one batch may take above the loaded model.
         progress: called with the cells that are done and those there are.
         stop: looked at after every batch; what a group had so far is lost, and groups before it are not.
     """
 
     model: Model
-    groups: Sequence[Sequence[Portion]]
+    groups: Sequence[Sequence[Any]]
     budget: int
     progress: Progress | None = None
     stop: Stop | None = None

@@ -196,7 +196,7 @@ def _refit(model: Model, copy: Model, windows: Sequence[Tokens], progress: Progr
         return
     optimizer = torch.optim.Adam(weights, betas=(0.9, 0.95))
     for weight in weights:
-        weight.requires_grad_(requires_grad=True)
+        weight.requires_grad = True
     try:
         for step, (window, rate) in enumerate(zip(windows, _rates(len(windows)), strict=True)):
             if stop.now or stop.soon:
@@ -218,7 +218,7 @@ def _refit(model: Model, copy: Model, windows: Sequence[Tokens], progress: Progr
                 progress(step + 1, len(windows))
     finally:
         for weight in weights:
-            weight.requires_grad_(requires_grad=False)
+            weight.requires_grad = False
             weight.grad = None
 
 

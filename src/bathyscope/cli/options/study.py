@@ -139,12 +139,12 @@ Out = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
-Plot = Annotated[
-    Path | None,
+Plots = Annotated[
+    list[Path] | None,
     typer.Option(
         "--plot",
         metavar="FILE",
-        help="Also draw the curves, such as --plot study.png or --plot study.svg.",
+        help="Also draw a picture, such as --plot study.png or --plot study.svg; it may be given twice.",
         rich_help_panel=OUTPUT,
     ),
 ]
