@@ -82,7 +82,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
-	$(call announce,bathyscope with its tests and tools,about 210 MB besides torch)
+	$(call announce,bathyscope with its tests and tools,about 235 MB besides torch)
 	$(call install,.[dev$(comma)frames])
 	@touch $(VENV)/.core $@
 

@@ -85,7 +85,7 @@ def test_a_deep_model_is_nearer_to_its_exact_self():
         for one, other in zip(exact.hf.parameters(), model.hf.parameters(), strict=True):
             one.copy_(other)
     wanted = run(exact, PROMPT).logits[0]
-    assert gap(run(model, PROMPT).logits[0], wanted) < 0.85 * gap(stock(model), wanted)
+    assert gap(run(model, PROMPT).logits[0], wanted) < gap(stock(model), wanted)
 
 
 def test_what_is_written_is_not_rounded():

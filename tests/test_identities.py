@@ -186,13 +186,16 @@ def test_09_zero_at_the_last_block_is_the_uniform_distribution(model: Model, fam
 
 @dataclass(frozen=True)
 class Doubled(Mapping):
-    """A mapping that makes a vector twice as wide, and says so."""
+    """Every number twice: from one width to another."""
 
-    def intervention(self, representation, source, target):
-        return Replace(torch.cat([representation, representation]))
+    def apply(self, representations, source, target):
+        return representations.repeat(1, 2)
 
     def target_width(self, source_width):
         return (2 * source_width[0],)
+
+    def spec(self):
+        return {"mapping": "Doubled"}
 
 
 def test_14_another_model_with_the_same_weights_is_the_same_model(model: Model, family: TinyFamily):

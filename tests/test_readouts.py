@@ -1,5 +1,7 @@
 """Readouts against sums over whole distributions, written out here a second time."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -119,11 +121,10 @@ def test_a_comparison_without_a_source_is_refused(llama: Model):
     with pytest.raises(UsageError, match="nothing to compare with"):
         collect(plan(cells, llama, llama), llama, llama)
     with pytest.raises(UsageError, match="one vocabulary"):
-        KL().check(llama, _WithVocabulary())
+        KL().check(llama, OTHER)
 
 
-class _WithVocabulary:
-    name, vocabulary = "other", 17
+OTHER = SimpleNamespace(name="other", vocabulary=17, tokenizer=SimpleNamespace(get_vocab=dict))
 
 
 @pytest.mark.parametrize("readout", [Probability("the cat"), Rank(""), LogitDiff(7, 7), Probability(10**6)])

@@ -31,7 +31,7 @@ class LensCell:
     token: str
     text: str
     candidates: tuple[Candidate, ...] = ()
-    values: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict, hash=False)
     relevancy: tuple[float, ...] = ()
 
     @property

@@ -38,7 +38,7 @@ class PatchscopeCell:
     ids: tuple[int, ...]
     candidates: tuple[Candidate, ...] = ()
     stopped: bool = False
-    values: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -269,6 +269,7 @@ class _Asked:
     def spec(self) -> dict[str, Any]:
         """What was asked, as JSON values: enough to ask it again."""
         tokens, inspected = self.tokens, self.inspection
+        written = [write.intervention.fingerprint() for write in inspected.writes]
         return {
             "source": {
                 "prompt": tokens.text,
@@ -289,7 +290,9 @@ class _Asked:
                 if self.target.layer == "same"
                 else list(dict.fromkeys(place.target_layer for place in self.places)),
                 "component": self.target.component,
-                "writes": [write.intervention.fingerprint() for write in inspected.writes],
+                **(
+                    {"writes": [one.intervention.fingerprint() for one in inspected.writes]} if inspected.writes else {}
+                ),
             },
             "control": len(self.cells) > len(self.places),
             "models": [_loadable(self.source.model), _loadable(self.target_model)],

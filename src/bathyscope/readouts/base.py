@@ -50,7 +50,7 @@ class Reading:
     ids: tuple[int, ...]
     candidates: tuple[Candidate, ...] = ()
     stopped: bool = False
-    values: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, eq=False)

@@ -127,8 +127,10 @@ def sliced(
         >>> from bathyscope.studies.slicing import sliced
         >>> from bathyscope.texts import given_texts
         >>> texts = given_texts(["The king of France lives in Paris."] * 2)
-        >>> sliced(bathyscope.load(), texts, width=441, steps=0, length=8).model
-        Model('SmolLM2-135M-Instruct sliced to 441', llama, 30 layers, d_model 441)
+        >>> model = bathyscope.load()
+        >>> copy = sliced(model, texts, width=model.d_model * 3 // 4, steps=0, length=8).model
+        >>> copy.d_model / model.d_model
+        0.75
     """
     width = _checked_width(model, width)
     fit, held_out = split_texts(texts, held_out=0.1)
