@@ -290,9 +290,7 @@ class _Asked:
                 if self.target.layer == "same"
                 else list(dict.fromkeys(place.target_layer for place in self.places)),
                 "component": self.target.component,
-                **(
-                    {"writes": [one.intervention.fingerprint() for one in inspected.writes]} if inspected.writes else {}
-                ),
+                **({"writes": written} if written else {}),
             },
             "control": len(self.cells) > len(self.places),
             "models": [_loadable(self.source.model), _loadable(self.target_model)],
