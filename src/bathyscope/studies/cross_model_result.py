@@ -110,7 +110,7 @@ class CrossModelResult(StudyResult):
         }
         return pages.grid(
             heading=f"{self.heading}: {name}",
-            facts={"nothing written": self.unpatched or ""},
+            facts={**({} if self.records else self.facts()), "nothing written": self.unpatched or ""},
             corner="read after, written after",
             columns=[layer_name(other) for other in targets],
             rows={**rows, "a random vector": [random[other] for other in targets]},
