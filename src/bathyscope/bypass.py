@@ -75,34 +75,31 @@ class Float32Stream:
     """
 
     def __init__(self, model: Model) -> None:
-        self.dtype = model.dtype
         self._first: nn.Module | None = None
-        self._weighted: list[nn.Module] = []
-        self._former: list[tuple[nn.Module, Callable[..., Any] | None]] = []
+        self._former: Callable[..., Any] | None = None
+        self._weighted: list[tuple[nn.Module, Callable[..., Any]]] = []
         if can_widen(model):
-            blocks = list(model.blocks)
-            self._first = blocks[0]
-            weighted = (one for one in model.hf.modules() if next(one.parameters(recurse=False), None) is not None)
-            self._weighted = [module for module in weighted if module not in blocks]
+            self._first, blocks = model.blocks[0], set(model.blocks)
+            for module in model.hf.modules():
+                if module not in blocks and any(one is not None for one in module._parameters.values()):
+                    self._weighted.append((module, _given(model.dtype, module.forward)))
 
     def __enter__(self) -> Self:
         if self._first is not None:
-            self._replace(self._first, _given(torch.float32, self._first.forward))
-        for module in self._weighted:
-            self._replace(module, _given(self.dtype, module.forward))
+            self._former = self._first.__dict__.get("forward")  # it may have rows that sleep
+            self._first.forward = _given(torch.float32, self._first.forward)
+        # Not as attributes: a module's own way to set and delete one takes some milliseconds a pass for all of them.
+        for module, forward in self._weighted:
+            module.__dict__["forward"] = forward
         return self
 
     def __exit__(self, *error: object) -> None:
-        for module, former in self._former:
-            if former is None:
-                del module.forward
-            else:
-                module.forward = former
-        self._former.clear()
-
-    def _replace(self, module: nn.Module, forward: Callable[..., Any]) -> None:
-        self._former.append((module, module.__dict__.get("forward")))
-        module.forward = forward
+        for module, _ in self._weighted:
+            module.__dict__.pop("forward", None)
+        if self._first is not None:
+            self._first.__dict__.pop("forward", None)
+            if self._former is not None:
+                self._first.forward = self._former
 
 
 def can_widen(model: Model) -> bool:
