@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from bathyscope.architectures import Tap
 from bathyscope.errors import InterventionError
-from bathyscope.interventions import Intervention, Write
+from bathyscope.interventions import CutEdges, Intervention, Write
 from bathyscope.model import Model
 from bathyscope.sites import Site
 
@@ -75,6 +75,14 @@ class _Visit:
     in_tuple: bool = False
 
 
+@dataclass
+class _Cut:
+    """Edges that are cut, and whether any of them was there."""
+
+    write: Write
+    fired: bool = False
+
+
 class Hooks:
     """Reads and writes, in force inside a `with` block.
 
@@ -101,8 +109,13 @@ class Hooks:
         self.model, self.window, self.graph, self.stop = model, window, graph, stop
         self._visits: dict[Site, _Visit] = {}
         self._handles: list[RemovableHandle] = []
+        self._cuts: dict[str, list[_Cut]] = {}
         for write in writes:
-            self._visit(write.site).writes.append(write)
+            if isinstance(write.intervention, CutEdges):
+                path = model.architecture.module_path(write.site)
+                self._cuts.setdefault(path, []).append(_Cut(write))
+            else:
+                self._visit(write.site).writes.append(write)
         for site in reads:
             self._visit(site).is_read = True
 
@@ -117,6 +130,8 @@ class Hooks:
             for (path, side), visits in modules.items():
                 module = self.model.hf.get_submodule(path)
                 self._handles.append(self._register(module, side, visits))
+            for path, cuts in self._cuts.items():
+                self._handles.append(self._register_cuts(self.model.hf.get_submodule(path), cuts))
         except BaseException:
             self._remove()
             raise
@@ -136,6 +151,7 @@ class Hooks:
             for visit in self._visits.values()
             if (visit.is_read and not visit.seen) or len(visit.fired) < len(visit.writes)
         ]
+        silent += [f"the cut at {cut.write.site}" for cuts in self._cuts.values() for cut in cuts if not cut.fired]
         if silent:
             raise InterventionError(
                 f"{', '.join(silent)} never happened",
@@ -197,6 +213,42 @@ class Hooks:
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
+    def _register_cuts(self, module: nn.Module, cuts: list["_Cut"]) -> RemovableHandle:
+        """Have an attention module read a mask in which edges are closed besides those that are."""
+
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if "attention_mask" not in kwargs:
+                raise InterventionError(
+                    f"{type(_module).__name__} was given no attention mask by name", "edges are cut in the mask"
+                )
+            return args, {**kwargs, "attention_mask": self._cut(kwargs["attention_mask"], hidden, cuts)}
+
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+
+    def _cut(self, mask: Tensor | None, hidden: Tensor, cuts: list["_Cut"]) -> Tensor | None:
+        found = [(cut, rows, columns) for cut in cuts for rows, columns in self.window.find(cut.write)]
+        if not found:
+            return mask
+        is_open = _open_edges(mask, self.window).expand(len(hidden), self.model.architecture.n_heads, -1, -1).clone()
+        for cut, rows, columns in found:
+            row, pad, head = int(rows[0]), self.window.pads[int(rows[0])], cut.write.site.head
+            heads = slice(None) if head is None else slice(head, head + 1)
+            before = is_open[row, heads][:, columns, pad:]
+            after = cut.write.intervention.apply(before)
+            cut.fired |= bool((after != before).any())
+            if not after.any(-1).all():
+                raise InterventionError(
+                    f"the cuts at {cut.write.site} leave a query at positions "
+                    f"{sorted(set((columns + self.window.start - pad).tolist()))} no key to attend to",
+                    "attention must go somewhere; a token may always attend to itself",
+                    "fewer keys",
+                )
+            is_open[row, heads][:, columns, pad:] = after
+        if mask is None or mask.dtype == torch.bool:
+            return is_open
+        return mask.expand_as(is_open).masked_fill(~is_open, torch.finfo(mask.dtype).min)
+
     def _start_graph(self) -> None:
         site = self.graph if isinstance(self.graph, Site) else Site("embed")
         module, item = self.model.hf.get_submodule(self.model.architecture.module_path(site)), self.model.tap(site).item
@@ -229,6 +281,14 @@ class Hooks:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+
+
+def _open_edges(mask: Tensor | None, window: Window) -> Tensor:
+    """Which keys each query of a pass may attend to, (rows or 1, heads or 1, queries, keys)."""
+    if mask is None:  # attention that knows by itself that it is causal
+        keys = torch.arange(window.start + window.length)
+        return (keys <= keys[window.start :, None])[None, None]
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 def _lay_out(tensor: Tensor, tap: Tap, length: int) -> Tensor:

@@ -38,6 +38,12 @@ class Intervention(ABC):
             >>> Scale(2.0).fingerprint() == Scale(2.0).fingerprint() != Scale(3.0).fingerprint()
             True
         """
+        # Kept, since a plan compares the writes of thousands of cells, and content never changes.
+        if "_fingerprint" not in self.__dict__:
+            self.__dict__["_fingerprint"] = self._digest()
+        return self.__dict__["_fingerprint"]
+
+    def _digest(self) -> str:
         digest = hashlib.sha256(type(self).__qualname__.encode())
         for entry in fields(self):  # type: ignore[arg-type]  # every kind is a dataclass
             value = getattr(self, entry.name)
@@ -174,6 +180,44 @@ class Noise(Intervention):
         return activation + self.std * noise.to(activation)
 
 
+@dataclass(frozen=True, eq=False)
+class CutEdges(Intervention):
+    """Cut attention edges: the written positions, as queries, may not attend to some keys (arXiv 2304.14767).
+
+    Written at `pattern.layer` for all heads, or at `pattern.layer.head` for one. The mask is changed, not the
+    pattern, so that what attention is left sums to 1; it needs no eager attention.
+
+    Args:
+        keys: token indices of the prompt, from 0.
+
+    Example:
+        >>> import bathyscope
+        >>> from bathyscope.interventions import CutEdges, Write
+        >>> model = bathyscope.load()
+        >>> cut = [Write(f"pattern.{layer}", CutEdges(range(4)), position=4) for layer in range(model.n_layers)]
+        >>> alone = bathyscope.run(model, "The capital of France is", writes=cut).logits[0][-1]
+        >>> bool((alone - bathyscope.run(model, " is").logits[0][-1]).abs().max() < 1e-3)
+        True
+    """
+
+    keys: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", tuple(dict.fromkeys(self.keys)))
+        if not self.keys or min(self.keys) < 0:
+            raise UsageError(f"CutEdges was given keys {self.keys}", "token indices from 0, at least one")
+
+    @override
+    def apply(self, activation: Tensor) -> Tensor:
+        """Which edges stay open, (n_positions, keys), of those that are."""
+        n_keys = activation.shape[-1]
+        if max(self.keys) >= n_keys:
+            raise PositionError(f"an edge to key {max(self.keys)} was cut", f"there are keys 0 to {n_keys - 1} here")
+        after = activation.clone()
+        after[..., list(self.keys)] = False
+        return after
+
+
 @dataclass(frozen=True)
 class Write:
     """One intervention at one site: which prompt, which positions, when.
@@ -203,12 +247,15 @@ class Write:
         object.__setattr__(self, "site", Site.parse(self.site))
         if self.when not in ("prompt", "generated", "always"):
             raise UsageError(f"when={self.when!r} was given", "writes happen at 'prompt', 'generated' or 'always'")
-        if self.site.component == "pattern":
+        cuts = isinstance(self.intervention, CutEdges)
+        if self.site.component == "pattern" and not cuts:
             raise UsageError(
-                "a write at pattern was asked for",
+                f"{type(self.intervention).__name__} was to be written at pattern",
                 "attention has already used its probabilities where they can be read",
-                "write z, which is what the pattern mixes",
+                "CutEdges there, or a write at z, which is what the pattern mixes",
             )
+        if cuts and self.site.component != "pattern":
+            raise UsageError(f"CutEdges was to be written at {self.site}", "edges are cut at pattern", "pattern.5")
 
     def indices(self, n_tokens: int) -> list[int]:
         """The written positions of a prompt of so many tokens, counted from its start.
