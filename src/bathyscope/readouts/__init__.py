@@ -7,7 +7,8 @@ from typing import Any, Final
 from bathyscope.errors import UsageError
 from bathyscope.readouts.base import Candidate, Original, Reading, Readout
 from bathyscope.readouts.comparisons import KL, PrecisionAtK, ReverseSurprisal, Several, Surprisal
-from bathyscope.readouts.next_token import LogitDiff, NextToken, Probability, Rank, token_id
+from bathyscope.readouts.metrics import Logit, LogitDiff, LogProbability, Metric, Probability
+from bathyscope.readouts.next_token import NextToken, Rank, token_id
 from bathyscope.readouts.texts import Contains, Generate, normalized
 
 __all__ = [
@@ -16,7 +17,10 @@ __all__ = [
     "Candidate",
     "Contains",
     "Generate",
+    "LogProbability",
+    "Logit",
     "LogitDiff",
+    "Metric",
     "NextToken",
     "Original",
     "PrecisionAtK",
@@ -38,6 +42,8 @@ READOUTS: Final[dict[str, type[Readout]]] = {
         Contains,
         Generate,
         KL,
+        LogProbability,
+        Logit,
         LogitDiff,
         NextToken,
         PrecisionAtK,

@@ -1,4 +1,4 @@
-"""Readouts of the target's next token: which are likeliest, and how likely certain ones are."""
+"""Readouts of the target's next token: which are likeliest, and at what rank certain ones stand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,42 +53,6 @@ class NextToken(Readout):
 
 
 @dataclass(frozen=True)
-class Probability(Readout):
-    """How probable one next token is: {"probability": p}.
-
-    Args:
-        token: as text, which must be one token of the target model, or its id.
-
-    Example:
-        >>> import bathyscope
-        >>> from bathyscope.readouts import Probability
-        >>> model = bathyscope.load()
-        >>> logits = bathyscope.run(model, "The capital of France is Paris").logits[0][-1:]
-        >>> Probability(".").read(model, logits, ())[0].values["probability"] > 0.5
-        True
-    """
-
-    token: str | int
-
-    @override
-    def check(self, source: Model, target: Model) -> None:
-        token_id(target, self.token)
-
-    @override
-    def read(
-        self,
-        model: Model,
-        logits: Tensor | None,
-        continuations: Sequence[Continuation],
-        original: Original | None = None,
-    ) -> tuple[Reading, ...]:
-        del continuations, original
-        logits = needed(logits)
-        shares = (logits[:, token_id(model, self.token)] - logits.logsumexp(-1)).exp()
-        return measured(model, logits, probability=shares)
-
-
-@dataclass(frozen=True)
 class Rank(Readout):
     """How many tokens are likelier than one: {"rank": 0.0} for the likeliest.
 
@@ -119,42 +83,6 @@ class Rank(Readout):
         logits = needed(logits)
         own = logits[:, token_id(model, self.token), None]
         return measured(model, logits, rank=(logits > own).sum(-1))
-
-
-@dataclass(frozen=True)
-class LogitDiff(Readout):
-    """The logit of one next token less that of another: {"logit_diff": d}.
-
-    Args:
-        answer: as text, which must be one token of the target model, or its id.
-        wrong_answer: the same.
-
-    Example:
-        >>> from bathyscope.readouts import LogitDiff
-        >>> LogitDiff(" is", " are").spec()
-        {'readout': 'LogitDiff', 'answer': ' is', 'wrong_answer': ' are'}
-    """
-
-    answer: str | int
-    wrong_answer: str | int
-
-    @override
-    def check(self, source: Model, target: Model) -> None:
-        if token_id(target, self.answer) == token_id(target, self.wrong_answer):
-            raise UsageError(f"answer and wrong answer are both {self.answer!r}", "two tokens are compared")
-
-    @override
-    def read(
-        self,
-        model: Model,
-        logits: Tensor | None,
-        continuations: Sequence[Continuation],
-        original: Original | None = None,
-    ) -> tuple[Reading, ...]:
-        del continuations, original
-        logits = needed(logits)
-        answer, wrong = (logits[:, token_id(model, token)] for token in (self.answer, self.wrong_answer))
-        return measured(model, logits, logit_diff=answer - wrong)
 
 
 def token_id(model: Model, token: str | int) -> int:
