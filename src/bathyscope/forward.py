@@ -169,7 +169,7 @@ def differentiate(
         value = metric(batch.logits()[0])
         if value.ndim or not value.requires_grad:
             raise UsageError(f"the metric returned shape {tuple(value.shape)}", "a scalar made from the logits")
-        gradients = hooks.gradients(value, wanted)
+        gradients = [rows[0] for rows in hooks.gradients(value, wanted)]
     hooks.check()
     for site, gradient in zip(wanted, gradients, strict=True):
         if not torch.isfinite(gradient).all():

@@ -175,17 +175,28 @@ class Hooks:
         """Whether the module of a site that was read returns a tuple."""
         return self._visits[site].in_tuple
 
-    def gradients(self, metric: Tensor, sites: Sequence[Site]) -> list[Tensor]:
-        """Gradients of a scalar with respect to what was read, each (positions, ...site shape), of a single row."""
+    def gradients(self, metric: Tensor, sites: Sequence[Site]) -> list[list[Tensor]]:
+        """Gradients of a scalar by what was read: for each site one a row, (positions, ...site shape), no padding."""
         visits = [self._visits[site] for site in sites]
         grads = torch.autograd.grad(metric, [visit.seen[0] for visit in visits], allow_unused=True)
         found = []
         for visit, grad in zip(visits, grads, strict=True):
             grad = torch.zeros_like(visit.seen[0]) if grad is None else grad
             # d metric / d (multiplier * tensor) is the tensor's gradient divided by the multiplier.
-            value = _get(_lay_out(grad, visit.tap, self.window.length)[0], visit) / visit.tap.multiplier**2
-            found.append(value)
+            whole = _get(_lay_out(grad, visit.tap, self.window.length), visit) / visit.tap.multiplier**2
+            found.append([whole[row, pad:] for row, pad in enumerate(self.window.pads)])
         return found
+
+    def one_head(self, gradient: Tensor, site: Site, head: int) -> Tensor:
+        """A gradient by the very tensor that was met at a site, with zero for all but one head in it."""
+        tap, kept = self._visits[site].tap, torch.zeros_like(gradient)
+        given, into = (_lay_out(one, tap, self.window.length) for one in (gradient, kept))
+        if tap.columns is not None:
+            columns = tap.columns[head].to(gradient.device)
+            into[..., columns] = given[..., columns]
+        else:
+            into.select(into.ndim - 2, head).copy_(given.select(given.ndim - 2, head))
+        return kept
 
     def _visit(self, site: Site) -> _Visit:
         if site not in self._visits:
