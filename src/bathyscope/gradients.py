@@ -1,10 +1,11 @@
-"""The residual stream of one pass, differentiated as often as is wanted.
+"""Gradients of many at once: of many prompts' next tokens, or of one pass as often as is wanted.
 
-`forward.differentiate` answers for one scalar of the logits. Here one pass keeps its graph, and any number of
-directions at the last block are pulled back to earlier layers. Knows nothing of methods.
+`forward.differentiate` answers for one scalar of one prompt's logits. `row_gradients` does for a metric of many prompts
+in one pass; `stream` keeps the graph of a pass, and any number of directions at the last block are pulled back to
+earlier layers. Knows nothing of methods.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -12,11 +13,86 @@ import torch
 from torch import Tensor
 
 from bathyscope import kv
-from bathyscope.batches import Batch
+from bathyscope.batches import Batch, check_batch_size, check_writes, writes_within
 from bathyscope.errors import InterventionError, UsageError
 from bathyscope.hooks import EnoughRead, Hooks
+from bathyscope.interventions import Write
 from bathyscope.model import Model, Tokens
-from bathyscope.sites import EMBEDDING_LAYER, residual_site
+from bathyscope.sites import EMBEDDING_LAYER, Site, residual_site
+
+
+@dataclass(frozen=True)
+class RowGradients:
+    """A metric of each prompt's next token, and its gradients.
+
+    Args:
+        values: the metric, (prompts,).
+        gradients: for each site one a prompt, (positions, ...site shape), without padding.
+    """
+
+    values: Tensor
+    gradients: Mapping[Site, tuple[Tensor, ...]]
+
+
+def row_gradients(
+    model: Model,
+    rows: Sequence[Tokens],
+    metric: Callable[[Tensor], Tensor],
+    sites: Sequence[Site],
+    *,
+    writes: Sequence[Write] = (),
+    batch_size: int = 16,
+) -> RowGradients:
+    """Gradients of one metric of each prompt's next token; prompts share passes, whatever their lengths.
+
+    Args:
+        model: the model.
+        rows: the prompts.
+        metric: from logits after each prompt's last token, (rows, d_vocab), to one number a row, (rows,). A row's
+            number must depend on its own logits alone.
+        sites: with respect to what; where a site is written, with respect to what was written.
+        writes: interventions in force; `Write.row` counts the prompts.
+        batch_size: how many prompts share a pass.
+
+    Raises:
+        InterventionError: a gradient is not finite, or a write never happened.
+
+    Example:
+        >>> import bathyscope
+        >>> from bathyscope.gradients import row_gradients
+        >>> model = bathyscope.load()
+        >>> rows = [model.tokenize(text) for text in ("The keys", "The key to the cabinet")]
+        >>> found = row_gradients(model, rows, lambda logits: logits[:, 0], [model.site("attn_out.5")])
+        >>> [tuple(one.shape) for one in found.gradients[model.site("attn_out.5")]]
+        [(2, 576), (5, 576)]
+    """
+    check_writes(writes, len(rows))
+    check_batch_size(batch_size)
+    values: list[Tensor] = []
+    by_site: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    for first in range(0, len(rows), batch_size):
+        batch = Batch(model, rows[first : first + batch_size])
+        inside = writes_within(writes, first, len(batch.pads))
+        hooks = Hooks(model, batch.window, reads=list(by_site), writes=inside, graph=_lowest(by_site))
+        with torch.enable_grad(), hooks:
+            found = metric(model.decide(batch.last()))
+            gradients = hooks.gradients(found.sum(), list(by_site))
+        hooks.check()
+        values.append(found.detach())
+        for site, ones in zip(by_site, gradients, strict=True):
+            if not all(torch.isfinite(one).all() for one in ones):
+                raise InterventionError(f"the gradient at {site} is not finite in {model.dtype}", "", "dtype=float32")
+            by_site[site] += ones
+    return RowGradients(torch.cat(values), {site: tuple(ones) for site, ones in by_site.items()})
+
+
+def _lowest(sites: Sequence[Site] | Mapping[Site, object]) -> Site:
+    """Where the graph has to start for gradients by sites: no lower, since a graph costs time and memory."""
+    starts = []
+    for site in sites:
+        below = (0 if site.layer is None else site.layer) - (site.component != "resid_post")
+        starts.append(max(EMBEDDING_LAYER, below))
+    return residual_site(min(starts))
 
 
 @dataclass(frozen=True)
