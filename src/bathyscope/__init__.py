@@ -8,7 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bathyscope import engine, fitting, interventions, lenses, mappings, prompts, readouts, studies, texts
+    from bathyscope import (
+        engine,
+        facts,
+        fitting,
+        interventions,
+        lenses,
+        mappings,
+        probing,
+        prompts,
+        readouts,
+        studies,
+        texts,
+    )
     from bathyscope.errors import BathyscopeError
     from bathyscope.forward import Activations, Run, capture, differentiate, run
     from bathyscope.generation import Continuation, generate
@@ -60,6 +72,7 @@ __all__ = [
     "capture",
     "differentiate",
     "engine",
+    "facts",
     "fitting",
     "generate",
     "interventions",
@@ -68,6 +81,7 @@ __all__ = [
     "mappings",
     "patchscope",
     "plan_patchscope",
+    "probing",
     "prompts",
     "readouts",
     "run",
