@@ -166,13 +166,13 @@ class Measuring:
         return Measured(tuple(stored[key].result for key in chain(*keys)), computed, run)
 
     def _measure(self, portions: Sequence[Portion], done: int) -> list[Found]:
-        tick = None if self.progress is None else partial(self._tick, self.progress, done)
+        tick = None if self.progress is None else partial(self._tick, self.progress, done, _count(portions))
         readings = iter(collect(self.plan(portions), self.model, self.model, progress=tick, stop=self.stop).readings)
         return [portion.values(list(islice(readings, portion.n_cells))) for portion in portions]
 
-    def _tick(self, progress: Progress, before: int, done: int, total: int) -> None:
-        del total  # of one group
-        progress(before + done, self.n_cells)
+    def _tick(self, progress: Progress, before: int, count: int, done: int, total: int) -> None:
+        # What is done is told in steps of decoding, of which a cell that writes a text has several.
+        progress(before + done * count // max(1, total), self.n_cells)
 
     def _look_at_stop(self, *, last: bool) -> None:
         if self.stop is not None and (self.stop.now or self.stop.soon) and not last:
