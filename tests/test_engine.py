@@ -13,6 +13,7 @@ from bathyscope.engine import (
     Cell,
     Finished,
     FirstToken,
+    Patch,
     Read,
     Stop,
     TextGrew,
@@ -22,7 +23,7 @@ from bathyscope.engine import (
     plan,
 )
 from bathyscope.errors import SiteError
-from bathyscope.interventions import Add, Noise, Replace, Scale, Write
+from bathyscope.interventions import Add, CutEdges, Noise, Replace, Scale, Write
 from bathyscope.mappings import Identity, NormMatch
 from bathyscope.mappings import Scale as ScaleMapping
 from bathyscope.model import Model
@@ -64,15 +65,15 @@ def cells_of(model: Model, readout: Readout, sites=None, positions=(0, 3, -1)) -
     return [*cells, Cell(target, readout)]
 
 
-def mapped(cell: Cell, value: torch.Tensor):
+def mapped(cell: Cell | Patch, value: torch.Tensor):
     return cell.mapping.intervention(cell.mapping.apply(value[None], cell.source.site, cell.site)[0])
 
 
 def plain_writes(model: Model, cell: Cell) -> list[Write]:
-    writes = list(cell.also)
-    if cell.source is not None:
-        value = capture(model, cell.source.prompt, [cell.source.site])[cell.source.site][0][cell.source.position]
-        writes.append(Write(cell.site, mapped(cell, value), cell.positions))
+    writes = [*cell.base, *cell.also]
+    for patch in cell.patches:
+        value = capture(model, patch.source.prompt, [patch.source.site])[patch.source.site][0][patch.source.position]
+        writes.append(Write(patch.site, mapped(patch, value), patch.positions))
     return writes
 
 
@@ -122,6 +123,54 @@ def test_other_interventions_in_the_same_run(llama: Model):
     steered = [replace(cell, readout=Generate(5), also=(steer,)) for cell in cells[:2]]
     found = collect(plan(steered, llama, llama), llama, llama).readings
     for cell, reading in zip(steered, found, strict=True):
+        assert reading.ids == generate(llama, T, writes=plain_writes(llama, cell), max_new_tokens=5)[0].ids
+
+
+BASES = {
+    "noise": (Write("embed", Noise(1.0, seed=3), (1, 2, 3)),),
+    "twice": (
+        Write("embed", Scale(0.5)),
+        Write("attn_out.1", Noise(0.5), (2, 5)),
+        Write("resid_post.2", Scale(1.5), 4),
+    ),
+    "cut": (Write("pattern.1", CutEdges((0, 1)), (3, 6, 7)), Write("pattern.2.1", CutEdges((6,)), -1)),
+    "late": (Write("mlp_out.3", Scale(2.0)), Write("final_norm", Scale(0.5), (-2, -1))),
+}
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_run_with_interventions_is_where_cells_start(family: TinyFamily, base: str):
+    """Each base, with writes before, at and behind what it writes, equals one plain run with all writes."""
+    for attention in ("eager", *(["sdpa"] if family.sdpa else [])):
+        model = tiny_model(family.name, attention)
+        if lacking := [str(write.site) for write in BASES[base] if not has_site(model, write.site)]:
+            pytest.skip(f"{family.name} has no {lacking[0]}")
+        cells = [replace(cell, base=BASES[base]) for cell in cells_of(model, Logits(), positions=(0, 4, -1))]
+        assert_equals_plain(model, cells)
+        assert plan(cells, model, model).target_passes == 1
+
+
+def has_site(model: Model, site: Site) -> bool:
+    return not isinstance(model.architecture.taps[site.component], str)
+
+
+def test_several_representations_are_written_in_one_run(model: Model):
+    source, target = model.tokenize(S), model.tokenize(T)
+    contributions = [name for name in ("attn_out", "mlp_out", "resid_pre") if has_site(model, Site(name, 0))]
+    cells = []
+    for layer in range(model.n_layers):
+        window = [Site(name, near) for name in contributions for near in range(max(0, layer - 1), layer + 1)]
+        patches = [Patch(Read(source, site, 2), site, (position,)) for site in window for position in (3, 5)]
+        scaled = Patch(Read(source, Site("z", layer, 1), 1), Site("z", layer, 1), (6,), ScaleMapping(2.0))
+        cells.append(Cell(target, Logits(), more=(*patches, scaled)))
+        cells.append(Cell(target, Logits(), patches[0].source, window[0], (4,), more=(*patches[1:], scaled)))
+    assert_equals_plain(model, cells)
+
+
+def test_generated_writes_of_a_base_go_on(llama: Model):
+    steer = (Write("resid_post.1", Add(torch.ones(llama.d_model), 0.3), when="always"),)
+    cells = [replace(cell, base=steer) for cell in cells_of(llama, Generate(5), [Site("resid_post", 0)], (2, -1))]
+    for cell, reading in zip(cells, collect(plan(cells, llama, llama), llama, llama).readings, strict=True):
         assert reading.ids == generate(llama, T, writes=plain_writes(llama, cell), max_new_tokens=5)[0].ids
 
 

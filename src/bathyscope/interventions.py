@@ -39,9 +39,11 @@ class Intervention(ABC):
             True
         """
         # Kept, since a plan compares the writes of thousands of cells, and content never changes.
-        if "_fingerprint" not in self.__dict__:
-            self.__dict__["_fingerprint"] = self._digest()
-        return self.__dict__["_fingerprint"]
+        known = self.__dict__.get("_fingerprint")
+        if known is None:
+            known = self._digest()
+            object.__setattr__(self, "_fingerprint", known)
+        return known
 
     def _digest(self) -> str:
         digest = hashlib.sha256(type(self).__qualname__.encode())

@@ -1,6 +1,6 @@
 """The engine: methods compile to cells, a plan turns cells into the least work, execution carries it out."""
 
-from bathyscope.engine.cells import Cell, Given, Read, cell_key
+from bathyscope.engine.cells import Cell, Given, Patch, Read, cell_key
 from bathyscope.engine.collect import Collected, collect
 from bathyscope.engine.events import CancelledError, Event, Finished, FirstToken, Stop, TextGrew
 from bathyscope.engine.execute import execute
@@ -16,6 +16,7 @@ __all__ = [
     "Finished",
     "FirstToken",
     "Given",
+    "Patch",
     "Plan",
     "PlannedBatch",
     "Read",

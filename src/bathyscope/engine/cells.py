@@ -62,6 +62,23 @@ class Given:
 
 
 @dataclass(frozen=True)
+class Patch:
+    """One representation on its way into a target run.
+
+    Args:
+        source: the representation, read or given.
+        site: where it is written.
+        positions: at which token indices of the target prompt, from 0.
+        mapping: what happens to it on the way.
+    """
+
+    source: Read | Given
+    site: Site
+    positions: tuple[int, ...]
+    mapping: RepresentationMapping = field(default_factory=Identity)
+
+
+@dataclass(frozen=True)
 class Cell:
     """One measurement.
 
@@ -74,6 +91,9 @@ class Cell:
         mapping: what happens to it on the way.
         also: other interventions in force in the same run; their rows are not used.
         against: whose own next token a readout compares with; the source unless said.
+        more: further representations that are written in the same run.
+        base: interventions that make the run which the cell starts from, such as the noise of causal tracing. Cells of
+            one base share it: it runs once, and a write changes only what comes after itself.
     """
 
     target: Tokens
@@ -84,6 +104,20 @@ class Cell:
     mapping: RepresentationMapping = field(default_factory=Identity)
     also: tuple[Write, ...] = ()
     against: Read | None = None
+    more: tuple[Patch, ...] = ()
+    base: tuple[Write, ...] = ()
+
+    @property
+    def patches(self) -> tuple[Patch, ...]:
+        """All representations that are written."""
+        if self.source is None or self.site is None:
+            return self.more
+        return (Patch(self.source, self.site, self.positions, self.mapping), *self.more)
+
+    @property
+    def reads(self) -> tuple[Read, ...]:
+        """All representations that are read."""
+        return tuple(patch.source for patch in self.patches if isinstance(patch.source, Read))
 
     @property
     def compared(self) -> Read | None:
@@ -103,6 +137,8 @@ class Cell:
             "also": [_write_spec(write, len(self.target)) for write in self.also],
             "decoding": "greedy",
             **({"against": _source_spec(self.against)} if self.against else {}),
+            **({"more": [_patch_spec(patch) for patch in self.more]} if self.more else {}),
+            **({"base": [_write_spec(write, len(self.target)) for write in self.base]} if self.base else {}),
             **self.mapping.spec(),
             **self.readout.spec(),
         }
@@ -124,7 +160,7 @@ def cell_key(cell: Cell, source: Model, target: Model) -> str:
 
 def stored_spec(cell: Cell, source: Model, target: Model) -> dict[str, Any]:
     """A cell's spec with what identifies the models."""
-    return {**cell.spec(), "models": [_identity(source) if cell.source or cell.against else None, _identity(target)]}
+    return {**cell.spec(), "models": [_identity(source) if cell.patches or cell.against else None, _identity(target)]}
 
 
 def _identity(model: Model) -> dict[str, str]:
@@ -140,6 +176,15 @@ def _source_spec(source: Read | Given | None) -> dict[str, Any] | None:
     if isinstance(source, Given):
         return {"value": source.fingerprint(), "site": str(source.site)}
     return source and {"ids": list(source.prompt.ids), "site": str(source.site), "position": source.position}
+
+
+def _patch_spec(patch: Patch) -> dict[str, Any]:
+    return {
+        "source": _source_spec(patch.source),
+        "site": str(patch.site),
+        "positions": list(patch.positions),
+        **patch.mapping.spec(),
+    }
 
 
 def _write_spec(write: Write, n_tokens: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from bathyscope.batches import Batch, check_finite
 from bathyscope.bypass import Sleepers
 from bathyscope.engine.cells import Cell
 from bathyscope.engine.events import CancelledError, Event, Finished, FirstToken, Stop, TextGrew
-from bathyscope.engine.partition import PlannedBatch
+from bathyscope.engine.partition import PlannedBatch, again
 from bathyscope.engine.plan import Plan
 from bathyscope.engine.sources import Sources
 from bathyscope.generation import continuation, decode
@@ -29,9 +29,10 @@ from bathyscope.sites import Site
 
 @dataclass(frozen=True)
 class _Clean:
-    """A target prompt run once, untouched: where every row of it starts from."""
+    """A target prompt run once, with nothing but its base written: where every row of it starts from."""
 
     tokens: Tokens
+    base: tuple[Write, ...]
     residuals: dict[int, Tensor]
     cache: kv.Cache
     tuples: bool
@@ -75,9 +76,9 @@ def execute(
     clean: _Clean | None = None
     for index in wanted:
         batch = plan.batches[index]
-        tokens = plan.cells[batch.cells[0]].target
-        if not batch.tail and (clean is None or clean.tokens.ids != tokens.ids):
-            clean = _run_clean(target, tokens, _residual_layers(plan, tokens))
+        first = plan.cells[batch.cells[0]]
+        if not batch.tail and (clean is None or clean.tokens.ids != first.target.ids or clean.base != first.base):
+            clean = _run_clean(target, first, _residual_layers(plan, first))
         readings: list[Reading] = []
         for part in _run(plan, batch, sources, target, clean, stop):
             if isinstance(part, list):
@@ -90,26 +91,29 @@ def execute(
             raise CancelledError("the run was stopped after a batch", "its cells are kept where there is a store")
 
 
-def _residual_layers(plan: Plan, tokens: Tokens) -> set[int]:
-    """The blocks that rows of a target prompt wake behind."""
+def _residual_layers(plan: Plan, first: Cell) -> set[int]:
+    """The blocks that rows which start where a cell does wake behind."""
     return {
         wake - 1
         for batch in plan.batches
-        if not batch.tail and plan.cells[batch.cells[0]].target.ids == tokens.ids
+        if not batch.tail
+        and (cell := plan.cells[batch.cells[0]]).target.ids == first.target.ids
+        and cell.base == first.base
         for wake in batch.wake
         if wake
     }
 
 
-def _run_clean(model: Model, tokens: Tokens, layers: set[int]) -> _Clean:
+def _run_clean(model: Model, cell: Cell, layers: set[int]) -> _Clean:
     cache = kv.prefix_cache()
-    batch = Batch(model, [tokens], cache=cache)
+    batch = Batch(model, [cell.target], cache=cache)
     sites = {layer: Site("resid_post", layer) for layer in sorted(layers)}
-    with torch.no_grad(), Hooks(model, batch.window, reads=list(sites.values())) as hooks:
+    during = [replace(write, row=None) for write in cell.base if write.when != "generated"]
+    with torch.no_grad(), Hooks(model, batch.window, reads=list(sites.values()), writes=during) as hooks:
         batch.last()
     hooks.check()
     residuals = {layer: hooks.activations(site)[0] for layer, site in sites.items()}
-    return _Clean(tokens, residuals, cache, any(hooks.in_tuple(site) for site in sites.values()))
+    return _Clean(cell.target, cell.base, residuals, cache, any(hooks.in_tuple(site) for site in sites.values()))
 
 
 def _run(
@@ -151,6 +155,7 @@ def _texts(
     """What a batch that has read its prompts writes, as it grows, and at last its readings."""
     model, readout = started.model, cells[0].readout
     later = [write for write in _writes(cells, sources) if write.when != "prompt"]
+    later += [replace(write, row=None) for write in cells[0].base if write.when != "prompt"]
     written: list[list[int]] = []
     for written in decode(started, first, readout.new_tokens, later):
         if stop.now:
@@ -172,6 +177,7 @@ def _prefill(
     n_tokens, readout = len(clean.tokens), cells[0].readout
     capacity = n_tokens + readout.new_tokens
     during = [write for write in _writes(cells, sources) if write.when != "generated"]
+    during = _base_again(cells[0].base, batch, n_tokens) + during
     with torch.no_grad():
         shared = can_share(model) and batch.start > 0
         cache = kv.rows_cache(model.n_layers, len(cells), capacity, known=clean.cache, start=batch.start, shared=shared)
@@ -189,7 +195,7 @@ def _prefill(
 
 def _tail(cells: Sequence[Cell], sources: Sources, model: Model) -> Tensor:
     """What the unembedding is given where the last block's output is written, (rows, width): no pass at all."""
-    values = [value for value in sources.values(cells) if value is not None]
+    values = [value for (value,) in sources.values(cells)]
     with torch.no_grad():
         hidden = model.last_hidden(torch.stack(values).to(model.dtype))
     check_finite(hidden, model)
@@ -197,13 +203,22 @@ def _tail(cells: Sequence[Cell], sources: Sources, model: Model) -> Tensor:
 
 
 def _writes(cells: Sequence[Cell], sources: Sources) -> list[Write]:
-    """The writes of a batch, by row."""
-    found = []
-    for row, (cell, intervention) in enumerate(zip(cells, sources.interventions(cells), strict=True)):
-        found += [replace(write, row=row) for write in cell.also]
-        if intervention is not None and cell.site is not None:
-            found.append(Write(cell.site, intervention, cell.positions, row))
-    return found
+    """The cells' own writes in a batch, by row."""
+    return [
+        replace(write, row=row)
+        for row, (cell, patched) in enumerate(zip(cells, sources.writes(cells), strict=True))
+        for write in (*cell.also, *patched)
+    ]
+
+
+def _base_again(base: Sequence[Write], batch: PlannedBatch, n_tokens: int) -> list[Write]:
+    """The writes of a base that the rows of a batch would otherwise undo, by computing anew what they changed."""
+    return [
+        replace(write, row=row)
+        for row, wake in enumerate(batch.wake)
+        for write in base
+        if write.when != "generated" and again(write, wake, batch.start, n_tokens)
+    ]
 
 
 def _cancelled() -> CancelledError:

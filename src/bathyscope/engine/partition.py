@@ -3,12 +3,13 @@
 It depends on the cells, the model and the budget alone, never on what has been computed already.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bathyscope.engine.cells import Cell
 from bathyscope.engine.costs import KEPT_APART, row_bytes
+from bathyscope.interventions import Write
 from bathyscope.model import Model
 from bathyscope.sites import GLOBAL, Site
 
@@ -49,11 +50,12 @@ def partition(cells: Sequence[Cell], model: Model, budget: int, *, bypass: bool)
     for index, cell in enumerate(cells):
         tail = bypass and needs_tail_only(cell, model.n_layers)
         # What a tail gives depends on no prompt; other rows of a batch share theirs.
-        groups.setdefault((tail, cell.readout, None if tail else cell.target.ids), []).append(index)
-    found = []
+        groups.setdefault((tail, cell.readout, None if tail else (cell.target.ids, cell.base)), []).append(index)
+    found, n_layers = [], model.n_layers
     for (tail, *_), rows in groups.items():
-        columns = [(0, rows)] if tail else _columns(cells, rows)
-        found += [batch for start, part in columns for batch in _split(cells, part, start, model, budget, bypass, tail)]
+        wakes = {row: n_layers if tail else _wake(cells[row], n_layers, bypass=bypass) for row in rows}
+        columns = [(0, rows)] if tail else _columns(cells, rows, wakes)
+        found += [batch for start, part in columns for batch in _split(cells, part, start, model, budget, wakes, tail)]
     return found
 
 
@@ -63,7 +65,7 @@ def needs_tail_only(cell: Cell, n_layers: int) -> bool:
         cell.source is not None
         and cell.site == Site("resid_post", n_layers - 1)
         and cell.positions == (len(cell.target) - 1,)
-        and not cell.also
+        and not (cell.also or cell.more or cell.base)
         and not cell.readout.new_tokens
         and not cell.mapping.looks_at_target
     )
@@ -85,23 +87,37 @@ def wake_block(site: Site | None, n_layers: int) -> int:
     return site.layer + 1 if site.component == "resid_post" else site.layer
 
 
-def _wake(cell: Cell, n_layers: int) -> int:
+def again(write: Write, wake: int, start: int, n_tokens: int) -> bool:
+    """Whether a write of the base has to happen again in a row that wakes at a block and starts at a column.
+
+    What lies before either is taken from the base's run, in which it has happened.
+    """
+    layer = write.site.layer
+    done = layer is not None and (layer < wake if layer >= 0 else wake > 0)
+    return not done and any(index >= start for index in write.indices(n_tokens))
+
+
+def _wake(cell: Cell, n_layers: int, *, bypass: bool) -> int:
     """The first block that a cell's row has to be computed in."""
-    sites = [cell.site, *(write.site for write in cell.also if write.when != "generated")]
-    return min(wake_block(site, n_layers) for site in sites)
+    if not bypass:
+        return 0
+    sites = [patch.site for patch in cell.patches] + [write.site for write in cell.also if write.when != "generated"]
+    return min((wake_block(site, n_layers) for site in sites), default=n_layers)
 
 
 def _first_column(cell: Cell) -> int:
     """The first column that a cell's writes change; the last of the prompt where nothing is written."""
     n_tokens = len(cell.target)
-    columns = [n_tokens - 1, *cell.positions]
+    columns = [n_tokens - 1]
+    for patch in cell.patches:
+        columns += patch.positions
     for write in cell.also:
         if write.when != "generated":
             columns += write.indices(n_tokens)
     return min(columns)
 
 
-def _columns(cells: Sequence[Cell], rows: Sequence[int]) -> list[tuple[int, list[int]]]:
+def _columns(cells: Sequence[Cell], rows: Sequence[int], wakes: Mapping[int, int]) -> list[tuple[int, list[int]]]:
     """Rows by the column that they start at, columns that are close together made one."""
     by_column: dict[int, list[int]] = {}
     for index in rows:
@@ -115,16 +131,30 @@ def _columns(cells: Sequence[Cell], rows: Sequence[int]) -> list[tuple[int, list
             merged[-1][1].extend(joining)
         else:
             merged.append((column, list(joining)))
-    return merged
+    return [(_whole(column, cells[part[0]], {wakes[index] for index in part}), part) for column, part in merged]
+
+
+def _whole(start: int, cell: Cell, wakes: Iterable[int]) -> int:
+    """A start that cuts no write of the base in two: noise is drawn for all positions of a write together."""
+    n_tokens, first = len(cell.target), start
+    for write in cell.base:
+        if write.when != "generated" and any(again(write, wake, first, n_tokens) for wake in wakes):
+            first = min(first, *write.indices(n_tokens))
+    return first if first == start else _whole(first, cell, wakes)
 
 
 def _split(
-    cells: Sequence[Cell], rows: Sequence[int], start: int, model: Model, budget: int, bypass: bool, tail: bool
+    cells: Sequence[Cell],
+    rows: Sequence[int],
+    start: int,
+    model: Model,
+    budget: int,
+    wakes: Mapping[int, int],
+    tail: bool,
 ) -> list[PlannedBatch]:
     """Batches of rows that start together, within the budget, rows that wake together side by side."""
     room = max(budget // 4, budget - KEPT_APART)
     size = min(MOST_ROWS, max(1, room // row_bytes(cells[rows[0]], start, model, tail=tail)))
-    wakes = {index: model.n_layers if tail else _wake(cells[index], model.n_layers) if bypass else 0 for index in rows}
     ordered = sorted(rows, key=lambda index: (wakes[index], index))
     parts = (ordered[first : first + size] for first in range(0, len(ordered), size))
     return [PlannedBatch(tuple(part), start, tuple(wakes[index] for index in part), tail) for part in parts]

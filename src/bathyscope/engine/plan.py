@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bathyscope.bypass import can_bypass
-from bathyscope.engine.cells import Cell, Read
+from bathyscope.engine.cells import Cell
 from bathyscope.engine.costs import batch_bytes, notes, rows_read, seconds
 from bathyscope.engine.partition import PlannedBatch, partition
+from bathyscope.interventions import Write
 from bathyscope.model import Model
 
 MEMORY_BUDGET = 2 * 2**30
@@ -69,7 +70,7 @@ class Plan:
     @property
     def naive_passes(self) -> int:
         """Passes that a loop over the cells would run: for each a source pass, a prompt pass and one a new token."""
-        return sum(isinstance(cell.source, Read) + 1 + max(0, cell.readout.new_tokens - 1) for cell in self.cells)
+        return sum(len(_prompts(cell)) + 1 + max(0, cell.readout.new_tokens - 1) for cell in self.cells)
 
     def explain(self) -> str:
         """What will be run and what each rewrite saves, for people.
@@ -115,8 +116,8 @@ def plan(cells: Sequence[Cell], source: Model, target: Model, *, budget: int = M
     bypass = can_bypass(target)
     batches = partition(cells, target, budget, bypass=bypass)
     reads, layers = _last_reads(cells, source.n_layers), target.n_layers
-    targets = {cells[one.cells[0]].target.ids for one in batches if not one.tail}
-    naive_sources = sum(len(cell.source.prompt) * source.n_layers for cell in cells if isinstance(cell.source, Read))
+    targets = {_start(cells[one.cells[0]]) for one in batches if not one.tail}
+    naive_sources = sum(len(ids) * source.n_layers for cell in cells for ids in _prompts(cell))
     naive = naive_sources + sum((len(cell.target) + max(0, cell.readout.new_tokens - 1)) * layers for cell in cells)
     passes = [(len(cells[one.cells[0]].target), one) for one in batches if not one.tail]
     saved = {
@@ -125,7 +126,7 @@ def plan(cells: Sequence[Cell], source: Model, target: Model, *, budget: int = M
         "by writing behind the last block without a pass": layers
         * sum(len(cells[index].target) for one in batches if one.tail for index in one.cells),
         "by starting at the written column": layers
-        * (sum(len(one.cells) * one.start for _, one in passes) - sum(map(len, targets))),
+        * (sum(len(one.cells) * one.start for _, one in passes) - sum(len(ids) for ids, _ in targets)),
         "by sleeping until the written layer": sum((length - one.start) * sum(one.wake) for length, one in passes),
     }
     left = naive - sum(saved.values())
@@ -151,12 +152,22 @@ def plan(cells: Sequence[Cell], source: Model, target: Model, *, budget: int = M
     )
 
 
+def _start(cell: Cell) -> tuple[tuple[int, ...], tuple[Write, ...]]:
+    """What tells the run that a cell starts from: cells that have the same share it."""
+    return cell.target.ids, cell.base
+
+
+def _prompts(cell: Cell) -> set[tuple[int, ...]]:
+    """The source prompts that a cell reads."""
+    return {read.prompt.ids for read in cell.reads}
+
+
 def _last_reads(cells: Sequence[Cell], n_layers: int) -> dict[tuple[int, ...], int]:
     """For each source prompt the last block that has to be run."""
     last: dict[tuple[int, ...], int] = {}
     for cell in cells:
-        if isinstance(cell.source, Read):
-            site, ids = cell.source.site, cell.source.prompt.ids
+        for read in cell.reads:
+            site, ids = read.site, read.prompt.ids
             last[ids] = max(last.get(ids, -1), n_layers - 1 if site.layer is None else site.layer)
         if cell.readout.compares and cell.compared is not None:
             last[cell.compared.prompt.ids] = n_layers

@@ -10,10 +10,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from bathyscope.engine.cells import Cell, Given, Read
+from bathyscope.engine.cells import Cell, Given, Patch, Read
 from bathyscope.errors import UsageError
 from bathyscope.forward import capture
-from bathyscope.interventions import Intervention
+from bathyscope.interventions import Replace, Write
 from bathyscope.model import Model
 from bathyscope.readouts import Original
 from bathyscope.sites import Site
@@ -43,8 +43,8 @@ class Sources:
         compared: dict[Place, None] = {}
         last = Site("resid_post", model.n_layers - 1)
         for cell in cells:
-            if isinstance(cell.source, Read):
-                wanted.setdefault(cell.source.prompt.ids, {})[cell.source] = None
+            for read in cell.reads:
+                wanted.setdefault(read.prompt.ids, {})[read] = None
             if cell.readout.compares:
                 other = _compared(cell)
                 compared[other.prompt.ids, other.position] = None
@@ -63,8 +63,10 @@ class Sources:
 
     def representation(self, cell: Cell) -> Tensor | None:
         """What a cell's source holds, or None for a control."""
-        source = cell.source
-        return source.value if isinstance(source, Given) else None if source is None else self.representations[source]
+        return None if cell.source is None else self._held(cell.source)
+
+    def _held(self, source: Read | Given) -> Tensor:
+        return source.value if isinstance(source, Given) else self.representations[source]
 
     def original_of(self, cells: Sequence[Cell]) -> Original | None:
         """What the source says next for each of some cells of one readout, where it compares."""
@@ -73,27 +75,39 @@ class Sources:
         places = [_compared(cell) for cell in cells]
         return self.original[torch.tensor([self.rows[one.prompt.ids, one.position] for one in places])]
 
-    def values(self, cells: Sequence[Cell]) -> list[Tensor | None]:
-        """What each cell writes, (...site shape): its representation, mapped; None where nothing is written."""
+    def values(self, cells: Sequence[Cell]) -> list[tuple[Tensor, ...]]:
+        """What each cell writes, (...site shape) each: its representations, mapped."""
+        patches = [patch for cell in cells for patch in cell.patches]
         groups: dict[tuple[int, Site, Site], list[int]] = {}
-        for row, cell in enumerate(cells):
-            if cell.source is not None and cell.site is not None:
-                # By identity: comparing a fitted mapping reads all its bytes.
-                groups.setdefault((id(cell.mapping), cell.source.site, cell.site), []).append(row)
-        found: list[Tensor | None] = [None] * len(cells)
-        for (_, source, target), rows in groups.items():
-            read = torch.stack([value for row in rows if (value := self.representation(cells[row])) is not None])
-            for row, value in zip(rows, cells[rows[0]].mapping.apply(read, source, target), strict=True):
-                found[row] = value
-        return found
+        for index, patch in enumerate(patches):
+            # By identity: comparing a fitted mapping reads all its bytes.
+            groups.setdefault((id(patch.mapping), patch.source.site, patch.site), []).append(index)
+        found: dict[int, Tensor] = {}
+        for (_, source, target), indices in groups.items():
+            read = torch.stack([self._held(patches[index].source) for index in indices])
+            found |= zip(indices, patches[indices[0]].mapping.apply(read, source, target), strict=True)
+        values = (found[index] for index in range(len(patches)))
+        return [tuple(next(values) for _ in cell.patches) for cell in cells]
 
-    def interventions(self, cells: Sequence[Cell]) -> list[Intervention | None]:
-        """What writes each cell's value."""
-        values = self.values(cells)
-        return [
-            None if value is None else cell.mapping.intervention(value)
-            for cell, value in zip(cells, values, strict=True)
-        ]
+    def writes(self, cells: Sequence[Cell]) -> list[list[Write]]:
+        """What writes each cell's values, positions of one site in one write."""
+        return [_together(cell.patches, row) for cell, row in zip(cells, self.values(cells), strict=True)]
+
+
+def _together(patches: Sequence[Patch], values: Sequence[Tensor]) -> list[Write]:
+    """Writes of one row: plain ones of one site at one position each become one, which is much quicker."""
+    plain: dict[Site, list[tuple[int, Tensor]]] = {}
+    found = []
+    for patch, value in zip(patches, values, strict=True):
+        one = patch.mapping.intervention(value)
+        if type(one) is Replace and not one.match_norm and len(patch.positions) == 1:
+            plain.setdefault(patch.site, []).append((patch.positions[0], one.value))
+        else:
+            found.append(Write(patch.site, one, patch.positions))
+    for site, placed in plain.items():
+        positions, values = zip(*placed, strict=True)
+        found.append(Write(site, Replace(torch.stack(values)), positions))
+    return found
 
 
 def _compared(cell: Cell) -> Read:
