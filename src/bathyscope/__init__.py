@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bathyscope import (
+        attribution,
         engine,
         facts,
         fitting,
@@ -69,6 +70,7 @@ __all__ = [
     "Store",
     "Target",
     "Write",
+    "attribution",
     "capture",
     "differentiate",
     "engine",

@@ -20,6 +20,7 @@ STYLE = """
 .bathyscope td { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 12em; max-width: 32em }
 .bathyscope .heat td { min-width: 4em; max-width: 9em; padding: 3px 6px; font-family: ui-monospace, monospace }
 .bathyscope .heat td { background: rgb(8 81 156 / var(--heat)) }
+.bathyscope .heat td.below { background: rgb(166 54 3 / var(--heat)) }
 .bathyscope .heat td.hot { color: #fff }
 .bathyscope .heat thead th { min-width: 4em; max-width: 9em; overflow-wrap: anywhere }
 @media (prefers-color-scheme: dark) {
@@ -29,6 +30,7 @@ STYLE = """
   .bathyscope th, .bathyscope td { border-color: #2b3a47 }
   .bathyscope tbody th { background: #18242e }
   .bathyscope .heat td { background: rgb(107 174 214 / var(--heat)) }
+  .bathyscope .heat td.below { background: rgb(253 141 60 / var(--heat)) }
   .bathyscope .heat td.hot { color: #04121c }
 }
 """
@@ -76,7 +78,7 @@ class Heat:
 
     Args:
         text: what stands in it.
-        heat: its colour, from 0 to 1; None for none.
+        heat: its colour, from 0 to 1, or from 0 to -1 in another hue; None for none.
         details: what a pointer that rests on it shows.
     """
 
@@ -111,9 +113,11 @@ def heat_map(
 
 
 def _heat_cell(cell: Heat) -> str:
-    heat = 0.0 if cell.heat is None else min(1.0, max(0.0, cell.heat))
-    hot = ' class="hot"' if heat > 0.55 else ""  # white on dark blue is read from here on
-    return f'<td{hot} style="--heat: {heat:.2f}" title="{escape(cell.details)}">{escape(cell.text)}</td>'
+    heat = 0.0 if cell.heat is None else min(1.0, abs(cell.heat))
+    named = ["below"] if cell.heat is not None and cell.heat < 0 else []
+    named += ["hot"] if heat > 0.55 else []  # white on a dark colour is read from here on
+    classes = f' class="{" ".join(named)}"' if named else ""
+    return f'<td{classes} style="--heat: {heat:.2f}" title="{escape(cell.details)}">{escape(cell.text)}</td>'
 
 
 def _table(

@@ -28,6 +28,7 @@ _KINDS: dict[str, type["Result"]] = {}
 _HOMES = {
     "patchscope": "bathyscope.patchscope_result",
     "lens": "bathyscope.lens_result",
+    "attribution": "bathyscope.attribution.result",
     "probing": "bathyscope.probing.result",
     "next-token": "bathyscope.studies.next_token_result",
     "cross-model": "bathyscope.studies.cross_model_result",
