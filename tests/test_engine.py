@@ -133,7 +133,7 @@ BASES = {
         Write("attn_out.1", Noise(0.5), (2, 5)),
         Write("resid_post.2", Scale(1.5), 4),
     ),
-    "cut": (Write("pattern.1", CutEdges((0, 1)), (3, 6, 7)), Write("pattern.2.1", CutEdges((6,)), -1)),
+    "cut": (Write("pattern.1", CutEdges((0, 1)), (3, 6, 7)), Write("pattern.2.1", CutEdges((9,)), -1)),
     "late": (Write("mlp_out.3", Scale(2.0)), Write("final_norm", Scale(0.5), (-2, -1))),
 }
 

@@ -151,7 +151,12 @@ class Hooks:
             for visit in self._visits.values()
             if (visit.is_read and not visit.seen) or len(visit.fired) < len(visit.writes)
         ]
-        silent += [f"the cut at {cut.write.site}" for cuts in self._cuts.values() for cut in cuts if not cut.fired]
+        silent += [
+            f"the cut at {cut.write.site} (no such edge was open)"
+            for cuts in self._cuts.values()
+            for cut in cuts
+            if not cut.fired
+        ]
         if silent:
             raise InterventionError(
                 f"{', '.join(silent)} never happened",
