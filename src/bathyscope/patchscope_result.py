@@ -41,6 +41,37 @@ class PatchscopeCell:
     values: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
+@dataclass(frozen=True)
+class ControlCell:
+    """What a control said; the controls are described in `bathyscope.controls`.
+
+    Args:
+        control: its name.
+        source_layer, source_position, target_layer: the cells that it is the control of; None where it is that of
+            every layer or position.
+        text, ids, candidates, values: as those of a cell.
+        instead: the token that was read instead, of "shuffled".
+    """
+
+    control: str
+    source_layer: int | None = None
+    source_position: int | None = None
+    target_layer: int | None = None
+    text: str = ""
+    ids: tuple[int, ...] = ()
+    candidates: tuple[Candidate, ...] = ()
+    values: Mapping[str, float] = field(default_factory=dict, hash=False)
+    instead: str | None = None
+
+    def is_of(self, cell: PatchscopeCell) -> bool:
+        """Whether it is the control of a cell."""
+        return (
+            self.source_layer in (None, cell.source_layer)
+            and self.source_position in (None, cell.source_position)
+            and self.target_layer in (None, cell.target_layer)
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class PatchscopeResult(Result):
     """What `patchscope` returns.
@@ -53,6 +84,7 @@ class PatchscopeResult(Result):
         plan: how it was computed (`engine.Plan.to_dict`).
         timing: seconds without loading models, cells, how many of them were computed now, cells a second.
         run: the id of the run in the store, if there is one.
+        controls: what the controls said, by name; those of a cell are `controls_of(cell)`.
     """
 
     kind: ClassVar[str] = "patchscope"
@@ -64,13 +96,23 @@ class PatchscopeResult(Result):
     plan: Mapping[str, Any]
     timing: Mapping[str, float]
     run: str | None = None
+    controls: tuple[ControlCell, ...] = ()
+
+    def controls_of(self, cell: PatchscopeCell) -> dict[str, ControlCell]:
+        """The controls of a cell, by name."""
+        return {control.control: control for control in self.controls if control.is_of(cell)}
 
     def rows(self) -> list[dict[str, Any]]:
-        """One record a cell, without the candidates' list."""
+        """One record a cell, without the candidates' list; beside each figure that of every control."""
         return [
             {
                 **{name: value for name, value in asdict(cell).items() if name not in ("candidates", "values")},
                 **cell.values,
+                **{
+                    f"{name}_{control.control}": value
+                    for control in self.controls_of(cell).values()
+                    for name, value in control.values.items()
+                },
             }
             for cell in self.cells
         ]
@@ -85,6 +127,7 @@ class PatchscopeResult(Result):
             "plan": dict(self.plan),
             "timing": dict(self.timing),
             "run": self.run,
+            "controls": [asdict(control) for control in self.controls],
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -102,6 +145,7 @@ class PatchscopeResult(Result):
             data["plan"],
             data["timing"],
             data["run"],
+            tuple(_control(record) for record in data.get("controls", ())),
         )
 
     def at(self, *, layer: int, position: int | None = None, target_layer: int | None = None) -> PatchscopeCell:
@@ -124,10 +168,20 @@ class PatchscopeResult(Result):
         return found[0]
 
     def page(self) -> str:
-        """A grid: source layers down; positions and target layers across."""
-        columns = list(dict.fromkeys(_column(cell) for cell in self.cells))
+        """A grid: source layers down; positions and target layers across, each with its controls beside it."""
+        columns: dict[str, dict[int, str]] = {}
+        same: dict[str, str] = {}
+        for control in self.controls:
+            if (control.source_layer, control.source_position, control.target_layer) == (None, None, None):
+                same[control.control] = control.text
+        for cell in self.cells:
+            columns.setdefault(_column(cell), {})[cell.source_layer] = cell.text
+        for cell in self.cells:
+            for name, control in self.controls_of(cell).items():
+                if name not in same:
+                    columns.setdefault(f"{_column(cell)}\ncontrol: {name}", {})[cell.source_layer] = control.text
+        heads = sorted(columns, key=lambda head: list(columns).index(head.partition("\n")[0]))
         layers = sorted({cell.source_layer for cell in self.cells})
-        texts = {(cell.source_layer, _column(cell)): cell.text for cell in self.cells}
         asked = self.provenance["spec"]
         return pages.grid(
             heading="What each layer holds, in the model's own words",
@@ -139,8 +193,8 @@ class PatchscopeResult(Result):
                 "nothing written": "not run" if self.unpatched is None else self.unpatched,
             },
             corner="layer",
-            columns=columns,
-            rows={_layer_name(layer): [texts.get((layer, column), "") for column in columns] for layer in layers},
+            columns=heads,
+            rows={_layer_name(layer): [columns[head].get(layer, "") for head in heads] for layer in layers},
         )
 
 
@@ -151,6 +205,11 @@ def _column(cell: PatchscopeCell) -> str:
 
 def _layer_name(layer: int) -> str:
     return "embedding" if layer == EMBEDDING_LAYER else str(layer)
+
+
+def _control(record: Mapping[str, Any]) -> ControlCell:
+    candidates = tuple(Candidate(**one) for one in record["candidates"])
+    return ControlCell(**{**record, "ids": tuple(record["ids"]), "candidates": candidates})
 
 
 def _cell(record: Mapping[str, Any]) -> PatchscopeCell:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from bathyscope import prompts
+from bathyscope.controls import UNPATCHED, ControlCells, Controls, controls_spec, occurs_in, said
 from bathyscope.engine import Cell, Plan, Read, Stop, collect, plan, run_stored
 from bathyscope.engine.plan import MEMORY_BUDGET
 from bathyscope.errors import UsageError
@@ -21,7 +22,7 @@ from bathyscope.mappings import Mapping as RepresentationMapping
 from bathyscope.model import Model, Prompt, Tokens
 from bathyscope.patchscope_result import PatchscopeCell, PatchscopeResult
 from bathyscope.prompts import Inspection, InspectionPrompt, Position
-from bathyscope.readouts import Generate, Reading, Readout, readout_of
+from bathyscope.readouts import Contains, Generate, Reading, Readout, readout_of
 from bathyscope.results import provenance
 from bathyscope.sites import EMBEDDING_LAYER, Site, check_layer, parse_layers, residual_site
 from bathyscope.store import Store
@@ -83,6 +84,7 @@ def plan_patchscope(
     mapping: RepresentationMapping | None = None,
     readout: Readout | None = None,
     control: bool = True,
+    controls: Controls | Sequence[str] = (),
     budget: int = MEMORY_BUDGET,
 ) -> Plan:
     """What `patchscope` would run, without running it: `plan_patchscope(...).explain()` tells what it costs.
@@ -96,8 +98,8 @@ def plan_patchscope(
         >>> len(planned.cells), len(planned.batches)
         (32, 1)
     """
-    asked = _Asked(source, target or Target(), mapping or Identity(), readout or Generate(), control, budget)
-    return asked.plan
+    wanted = Controls.of(controls, unpatched=control)
+    return _Asked(source, target or Target(), mapping or Identity(), readout or Generate(), wanted, budget).plan
 
 
 def patchscope(  # noqa: PLR0913 (the primitive's parts, and how it is run)
@@ -107,6 +109,7 @@ def patchscope(  # noqa: PLR0913 (the primitive's parts, and how it is run)
     mapping: RepresentationMapping | None = None,
     readout: Readout | None = None,
     control: bool = True,
+    controls: Controls | Sequence[str] = (),
     store: Store | None = None,
     budget: int = MEMORY_BUDGET,
     progress: Progress | None = None,
@@ -120,6 +123,7 @@ def patchscope(  # noqa: PLR0913 (the primitive's parts, and how it is run)
         mapping: what happens to them between; `Identity` unless said.
         readout: what is taken from the target run; `Generate` of 20 tokens unless said.
         control: whether the target prompt is run without a write as well, to compare with.
+        controls: names of `controls.CONTROLS` that are run besides, or `Controls` with a seed and texts.
         store: where finished cells are kept: what it holds already is not computed again.
         budget: bytes that one batch may take above the loaded model.
         progress: called with what is done and what there is to do.
@@ -129,7 +133,8 @@ def patchscope(  # noqa: PLR0913 (the primitive's parts, and how it is run)
         One cell for each representation and target layer.
 
     Raises:
-        UsageError: a prompt, layer, position, site or width that does not exist or does not fit.
+        UsageError: a prompt, layer, position, site or width that does not exist or does not fit, or a control that
+            does not exist or cannot be run.
         CancelledError: `stop` said so.
 
     Example:
@@ -139,7 +144,8 @@ def patchscope(  # noqa: PLR0913 (the primitive's parts, and how it is run)
         >>> result.cells[0].text[:17]
         ': British monarch'
     """
-    asked = _Asked(source, target or Target(), mapping or Identity(), readout or Generate(), control, budget)
+    wanted = Controls.of(controls, unpatched=control)
+    asked = _Asked(source, target or Target(), mapping or Identity(), readout or Generate(), wanted, budget)
     models = source.model, asked.target_model
     began = time.perf_counter()
     if store is None:
@@ -161,10 +167,11 @@ def patchscope(  # noqa: PLR0913 (the primitive's parts, and how it is run)
         found, computed, run = stored.collected, stored.computed, stored.id
     seconds = time.perf_counter() - began
     cells = tuple(asked.measured(place, reading) for place, reading in zip(asked.places, found.readings, strict=False))
+    controlled = said(asked.control_rows, asked.cells, found.readings)
     return PatchscopeResult(
         cells=cells,
-        unpatched=found.readings[-1].text if control else None,
-        representations=torch.stack([one for one in found.representations if one is not None]),
+        unpatched=next((one.text for one in reversed(controlled) if one.control == UNPATCHED), None),
+        representations=torch.stack([one for one in found.representations[: len(cells)] if one is not None]),
         provenance=provenance([model.provenance() for model in models], asked.spec()),
         plan=asked.plan.to_dict(),
         timing={
@@ -174,6 +181,7 @@ def patchscope(  # noqa: PLR0913 (the primitive's parts, and how it is run)
             "cells_per_second": round(len(asked.cells) / seconds, 2),
         },
         run=run,
+        controls=controlled,
     )
 
 
@@ -198,8 +206,13 @@ def patchscope_again(
         mapping=mapping_of(spec),
         readout=readout_of(spec),
         control=spec.get("control", True),
+        controls=_controls(spec.get("controls")),
         **options,
     )
+
+
+def _controls(spec: Mapping[str, Any] | None) -> Controls | tuple[str, ...]:
+    return Controls(tuple(spec["names"]), spec["seed"], tuple(map(_tokens, spec["texts"]))) if spec else ()
 
 
 def _tokens(spec: Mapping[str, Any]) -> Tokens:
@@ -215,10 +228,11 @@ class _Asked:
         target: Target,
         mapping: RepresentationMapping,
         readout: Readout,
-        control: bool,
+        controls: Controls,
         budget: int,
     ) -> None:
         self.source, self.target, self.mapping, self.readout = source, target, mapping, readout
+        self.controls = controls
         self.target_model = target.model or source.model
         self.tokens = source.model.tokenize(source.prompt)
         self.inspection = prompts.prepare(self.target_model, target.prompt)
@@ -228,8 +242,9 @@ class _Asked:
         mapping.check(source.model, self.target_model, {(place.source, place.target) for place in self.places})
         readout.check(source.model, self.target_model)
         self.cells = [*map(self._cell, self.places)]
-        if control:
-            self.cells.append(self._control())
+        sites = tuple(dict.fromkeys(place.source for place in self.places))
+        make = ControlCells(controls, source.model, self.target_model, self.inspection, self.tokens, sites)
+        self.control_rows = make.join(self.cells)
         self.plan = plan(self.cells, source.model, self.target_model, budget=budget)
 
     def _cell(self, place: "_Place") -> Cell:
@@ -242,12 +257,6 @@ class _Asked:
             mapping=self.mapping,
             also=self.inspection.writes,
         )
-
-    def _control(self) -> Cell:
-        """The target prompt with nothing written, compared with the place of the last representation."""
-        last = self.places[-1]
-        against = Read(self.tokens, last.source, last.position) if self.readout.compares else None
-        return Cell(self.inspection.tokens, self.readout, also=self.inspection.writes, against=against)
 
     def measured(self, place: "_Place", reading: Reading) -> PatchscopeCell:
         """A place with what was read out."""
@@ -292,13 +301,24 @@ class _Asked:
                 "component": self.target.component,
                 **({"writes": written} if written else {}),
             },
-            "control": len(self.cells) > len(self.places),
+            "control": UNPATCHED in self.controls.names,
+            **self._more_spec(),
             "models": [_loadable(self.source.model), _loadable(self.target_model)],
             "decoding": "greedy",
             **self.mapping.spec(),
             **({"mapping_file": str(path.resolve())} if (path := getattr(self.mapping, "path", None)) else {}),
             **self.readout.spec(),
         }
+
+    def _more_spec(self) -> dict[str, Any]:
+        """What is asked beyond the default, which old runs have no word for."""
+        found: dict[str, Any] = {}
+        if set(self.controls.names) - {UNPATCHED}:
+            found["controls"] = controls_spec(self.controls, self.source.model)
+        if isinstance(self.readout, Contains):
+            texts = {"source": self.tokens.text, "target": self.inspection.tokens.text}
+            found["answer_occurs_in"] = [name for name, text in texts.items() if occurs_in(self.readout.text, text)]
+        return found
 
 
 def _loadable(model: Model) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +11,7 @@ from bathyscope.errors import SiteError, StorageError, UsageError
 from bathyscope.sites import parse_layers
 
 if TYPE_CHECKING:
+    from bathyscope.controls import Controls
     from bathyscope.prompts import InspectionPrompt
     from bathyscope.readouts import Readout
 
@@ -140,6 +141,25 @@ def inspection_prompt(
     if name is not None:
         raise UsageError(f"both --prompt {name} and --text were given", "one prompt is written into", "one of them")
     return prompts.custom(own, "x" if placeholder is None else placeholder, chat=bool(chat))
+
+
+def controls(names: str | None, texts: Sequence[str] | None, seed: int) -> "Controls":
+    """What a patchscope is compared with; the target prompt as it is always.
+
+    Raises:
+        UsageError: there is no such control, or texts for none that takes any.
+    """
+    from bathyscope.controls import CONTROLS, UNPATCHED, Controls
+
+    asked = [] if names is None else [name.strip() for name in names.split(",")]
+    found = Controls(CONTROLS if asked == ["all"] else (UNPATCHED, *asked), seed, tuple(texts or ()))
+    if texts and not {"mean", "shuffled"} & set(found.names):
+        raise UsageError(
+            f"--control-text {texts[0]!r} was given",
+            "it is for the controls mean and shuffled, which take its tokens",
+            "--controls mean",
+        )
+    return found
 
 
 def nearest(typed: str, names: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rich.console import Console
@@ -83,22 +83,52 @@ def show(result: "PatchscopeResult", console: Console) -> None:
     view = _View.of(result)
     for line in _asked(result, view, console.width):
         console.print(terminal.cell(line, wrap=True))
-    whole = len(view.columns) == 1
-    # A short ladder has room for whole texts.
-    wrap = whole and len(view.rows) <= SHORT
-    cut = False
-    for heads in _fitting(list(view.columns), console.width):
-        table = terminal.grid("written at" if view.down == "target" else "layer", texts=heads)
-        for row in view.rows:
-            table.add_row(str(row), *(_said(view.columns[head][row], whole=whole, wrap=wrap) for head in heads))
-        console.print(table)
-        cut |= not wrap and terminal.natural_width(table) > console.width
-    if result.unpatched is not None:
-        unpatched = repr(result.unpatched) if result.cells[0].candidates else result.unpatched.strip()
-        console.print(terminal.cell(f"nothing written: {unpatched}", wrap=True))
+    varying, lines = _controls(result)
+    beside = len(view.columns) == 1
+    columns = {**view.columns, **{name: next(iter(_View.of(one).columns.values())) for name, one in varying.items()}}
+    cut = _tables(view, columns if beside else view.columns, console, whole=beside)
+    for name, one in {} if beside else varying.items():
+        console.print(terminal.cell(f"control: {name}"))
+        cut |= _tables(view, _View.of(one).columns, console, whole=False)
+    for line in lines:
+        console.print(terminal.cell(line, wrap=True))
     console.print(Text(CONVENTION, "dim"))
     if cut:
         console.print(Text("Texts are cut to fit; --json and --out keep them whole.", "dim"))
+
+
+def _tables(
+    view: "_View", columns: "Mapping[str, Mapping[int, PatchscopeCell]]", console: Console, *, whole: bool
+) -> bool:
+    """Print columns, as many tables as they need; whether something had to be cut."""
+    # A short ladder has room for whole texts.
+    wrap = whole and len(view.rows) <= SHORT
+    whole = whole and len(columns) == 1
+    cut = False
+    for heads in _fitting(list(columns), console.width):
+        table = terminal.grid("written at" if view.down == "target" else "layer", texts=heads)
+        for row in view.rows:
+            table.add_row(str(row), *(_said(columns[head][row], whole=whole, wrap=wrap) for head in heads))
+        console.print(table)
+        cut |= not wrap and terminal.natural_width(table) > console.width
+    return cut
+
+
+def _controls(result: "PatchscopeResult") -> "tuple[dict[str, PatchscopeResult], list[str]]":
+    """Controls that say other things of other cells, each as a result of its own; and lines for those that do not."""
+    varying, lines = {}, []
+    for name in dict.fromkeys(control.control for control in result.controls):
+        of_cells = [result.controls_of(cell)[name] for cell in result.cells]
+        if len(set(of_cells)) == 1:
+            said = repr(of_cells[0].text) if of_cells[0].candidates else of_cells[0].text.strip()
+            lines.append(f"{'nothing written' if name == 'unpatched' else name}: {said}")
+        else:
+            cells = zip(result.cells, of_cells, strict=True)
+            told = (replace(cell, text=one.text, candidates=one.candidates) for cell, one in cells)
+            varying[name] = replace(result, cells=tuple(told))
+    if not result.controls and result.unpatched is not None:  # a result of an earlier version
+        lines.append(f"nothing written: {result.unpatched.strip()}")
+    return varying, lines
 
 
 @dataclass(frozen=True)

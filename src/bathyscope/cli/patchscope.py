@@ -24,6 +24,9 @@ def command(
     new_tokens: options.NewTokens = None,
     next_token: options.NextToken = False,
     top: options.Top = None,
+    controls: options.ControlNames = None,
+    control_texts: options.ControlTexts = None,
+    seed: options.ControlSeed = 0,
     model: options.ModelName = None,
     target_model: options.TargetModel = None,
     revision: options.Revision = None,
@@ -50,6 +53,7 @@ def command(
       bathyscope patchscope "Barack Obama" --layers 3,7 --json --out obama.html
       bathyscope patchscope "New York City" --target-layer all --explain
       bathyscope patchscope "Diana" --target-layer 2 --mapping scale:3
+      bathyscope patchscope "New York City" --layers 0-5 --controls random,mean
     """
     del debug  # its callback has done the work
     _check(text, layers, target_layer, out)
@@ -59,6 +63,8 @@ def command(
         mapping_choice.mapping(mapping, scale),
         choices.readout(new_tokens, next_token, top),
     )
+
+    chosen_controls = choices.controls(controls, control_texts, seed)
 
     shown = terminal.may_animate(as_json=as_json)
     source_model = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
@@ -72,7 +78,8 @@ def command(
         bathyscope.Source(source_model, text, position=choices.position(at), layer=read),
         bathyscope.Target(other, inspection, layer=written),
     )
-    chosen = {"mapping": chosen_mapping, "readout": chosen_readout, "budget": (memory or 2048) * 2**20}
+    chosen = {"mapping": chosen_mapping, "readout": chosen_readout, "controls": chosen_controls}
+    chosen["budget"] = (memory or 2048) * 2**20
     if explain:
         terminal.note_lines(bathyscope.plan_patchscope(*asked, **chosen).explain())
     with (

@@ -3,6 +3,7 @@
 What they mean together is in `choices`. Help shows an example of each, and a test reads the examples.
 """
 
+from bathyscope.cli.options.controls import ControlNames, ControlSeed, ControlTexts
 from bathyscope.cli.options.debugging import Debug, Session, remember_debug
 from bathyscope.cli.options.fit import (
     Column,
@@ -50,6 +51,9 @@ __all__ = [
     "Attention",
     "Chat",
     "Column",
+    "ControlNames",
+    "ControlSeed",
+    "ControlTexts",
     "Debug",
     "Dtype",
     "Explain",
