@@ -117,17 +117,17 @@ def _tables(
 def _controls(result: "PatchscopeResult") -> "tuple[dict[str, PatchscopeResult], list[str]]":
     """Controls that say other things of other cells, each as a result of its own; and lines for those that do not."""
     varying, lines = {}, []
-    for name in dict.fromkeys(control.control for control in result.controls):
+    ranked = bool(result.cells[0].candidates)
+    if result.unpatched is not None:
+        lines.append(f"nothing written: {repr(result.unpatched) if ranked else result.unpatched.strip()}")
+    for name in dict.fromkeys(control.control for control in result.controls if control.control != "unpatched"):
         of_cells = [result.controls_of(cell)[name] for cell in result.cells]
         if len(set(of_cells)) == 1:
-            said = repr(of_cells[0].text) if of_cells[0].candidates else of_cells[0].text.strip()
-            lines.append(f"{'nothing written' if name == 'unpatched' else name}: {said}")
+            lines.append(f"{name}: {repr(of_cells[0].text) if ranked else of_cells[0].text.strip()}")
         else:
             cells = zip(result.cells, of_cells, strict=True)
             told = (replace(cell, text=one.text, candidates=one.candidates) for cell, one in cells)
             varying[name] = replace(result, cells=tuple(told))
-    if not result.controls and result.unpatched is not None:  # a result of an earlier version
-        lines.append(f"nothing written: {result.unpatched.strip()}")
     return varying, lines
 
 
