@@ -289,6 +289,9 @@ class Hooks:
         if visit.is_read:
             laid_out = _lay_out(tensor, visit.tap, self.window.length)
             visit.seen.append(tensor if self.graph else _get(laid_out, visit).clone())
+            if self.graph and not visit.tap.in_place:
+                # A model may go on to add to it in place, as Falcon does, which would make what was met another's sum.
+                tensor = tensor.clone()
             if self.stop and all(other.seen for other in self._visits.values()):
                 raise EnoughRead
         return tensor
