@@ -161,7 +161,12 @@ class Ablate(Intervention):
 
 @dataclass(frozen=True, eq=False)
 class Noise(Intervention):
-    """Add Gaussian noise of standard deviation `std`; the same seed gives the same noise everywhere.
+    """Add noise; the same seed gives the same noise everywhere.
+
+    Args:
+        std: standard deviation of Gaussian noise; the bound on both sides of 0 of uniform noise.
+        seed: of the draw.
+        kind: "gaussian" or "uniform".
 
     Example:
         >>> import torch
@@ -173,12 +178,20 @@ class Noise(Intervention):
 
     std: float
     seed: int = 0
+    kind: Literal["gaussian", "uniform"] = "gaussian"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("gaussian", "uniform"):
+            raise UsageError(f"noise of kind {self.kind!r} was given", "it is 'gaussian' or 'uniform'")
 
     @override
     def apply(self, activation: Tensor) -> Tensor:
         # Drawn in float32 on the CPU, so that dtype and device do not change which noise it is.
         generator = torch.Generator().manual_seed(self.seed)
-        noise = torch.randn(activation.shape, generator=generator)
+        if self.kind == "uniform":
+            noise = torch.rand(activation.shape, generator=generator) * 2 - 1
+        else:
+            noise = torch.randn(activation.shape, generator=generator)
         return activation + self.std * noise.to(activation)
 
 

@@ -203,15 +203,26 @@ def resolve(tokens: Tokens, position: Position) -> tuple[int, ...]:
             return (len(tokens) - 1,)
         if position == "all":
             return tuple(range(len(tokens)))
-        return (_find(tokens, Span(position) if isinstance(position, str) else position),)
+        return span_tokens(tokens, position)[-1:]
     found = tuple(token_index(index, len(tokens)) for index in position)
     if not found:
         raise PositionError("no position was given", "at least one is needed", "last")
     return found
 
 
-def _find(tokens: Tokens, span: Span) -> int:
-    """The last token of a substring."""
+def span_tokens(tokens: Tokens, span: Span | str) -> tuple[int, ...]:
+    """All tokens of a substring.
+
+    Raises:
+        PositionError: the text is not there exactly once; the tokens are shown.
+
+    Example:
+        >>> import bathyscope
+        >>> from bathyscope import prompts
+        >>> prompts.span_tokens(bathyscope.load().tokenize("The Space Needle is in"), "Space Needle")
+        (1, 2)
+    """
+    span = Span(span) if isinstance(span, str) else span
     places = _occurrences(tokens.text, span.text) if span.text else []
     which = span.occurrence if span.occurrence is not None else 0
     if not places or which >= len(places) or (span.occurrence is None and len(places) > 1):
@@ -222,7 +233,7 @@ def _find(tokens: Tokens, span: Span) -> int:
             "more of the text around it, or its index" if places else "last, or an index",
         )
     first = places[which]
-    return _tokens_of(tokens, first, first + len(span.text))[-1]
+    return tuple(_tokens_of(tokens, first, first + len(span.text)))
 
 
 def _occurrences(text: str, part: str) -> list[int]:

@@ -62,11 +62,12 @@ def direct_logit_attribution(
     if others:
         raise UsageError(f"positions {(at, *others)} were given", "one at a time is split", 'position="last"')
     metric.check(model, model)
-    read = capture(model, tokens, _sites(model, heads=heads))
+    read = capture(model, tokens, part_sites(model, heads=heads))
     last = read[Site("resid_post", model.n_layers - 1)][0][at]
     tail = Tail.of(model, metric, last)
     nodes = [
-        Node.of(site, at, tokens.texts[at], tail.share(value), part) for site, part, value in _parts(model, read, at)
+        Node.of(site, at, tokens.texts[at], tail.share(value), part)
+        for site, part, value in residual_parts(model, read, at)
     ]
     nodes += [
         Node.of(Site(name), at, tokens.texts[at], bias, "bias")
@@ -153,7 +154,8 @@ def _biased(unembedding: torch.nn.Linear) -> bool:
     return getattr(unembedding, "bias", None) is not None
 
 
-def _sites(model: Model, *, heads: bool) -> list[Site]:
+def part_sites(model: Model, *, heads: bool) -> list[Site]:
+    """What has to be read for `residual_parts`."""
     names = ("z", "attn_out", "mlp_out") if heads else ("attn_out", "mlp_out")
     within = [Site(name, layer) for layer in range(model.n_layers) for name in names]
     sites = [Site("embed"), Site("resid_pre", 0), *within, Site("resid_post", model.n_layers - 1)]
@@ -162,7 +164,7 @@ def _sites(model: Model, *, heads: bool) -> list[Site]:
     return sites
 
 
-def _parts(model: Model, read: Activations, at: int) -> list[tuple[Site, str, Tensor]]:
+def residual_parts(model: Model, read: Activations, at: int) -> list[tuple[Site, str, Tensor]]:
     """What is added to the residual stream at a position, each with its site and which part of it it is."""
     embed = read["embed"][0][at].double()
     first = Site("resid_pre", 0)

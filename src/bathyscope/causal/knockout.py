@@ -1,0 +1,170 @@
+"""Attention knockout: what an answer loses when some tokens may not look at others (arXiv 2304.14767)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Unpack
+
+from bathyscope import prompts
+from bathyscope.causal.measuring import RunOptions, concluded, measure
+from bathyscope.causal.patching import window_notes
+from bathyscope.causal.places import Layers, layers_of, window_of
+from bathyscope.causal.result import CausalCell, CausalResult
+from bathyscope.engine import Cell
+from bathyscope.errors import UsageError
+from bathyscope.interventions import CutEdges, Write
+from bathyscope.model import Model, Prompt, Tokens
+from bathyscope.prompts import Position
+from bathyscope.readouts import Metric
+from bathyscope.sites import Site
+
+WINDOW: Final = 9
+"""Layers that are cut together, as in the published runs."""
+
+Keys = str | Mapping[str, Position]
+"""Which tokens are not looked at: "each" in turn, or groups of them by name."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Keys that are cut together."""
+
+    name: str
+    keys: tuple[int, ...]
+
+
+def attention_knockout(
+    model: Model,
+    prompt: Prompt,
+    metric: Metric,
+    *,
+    queries: Position = "last",
+    keys: Keys = "each",
+    layers: Layers = "all",
+    heads: bool = False,
+    window: int = WINDOW,
+    **options: Unpack[RunOptions],
+) -> CausalResult:
+    """Keep some tokens from attending to others in a window of layers, and measure what the answer loses.
+
+    The edges are taken out of the attention mask, so that what attention is left still sums to 1.
+
+    Args:
+        model: the model, with any attention.
+        prompt: what it reads.
+        metric: what is measured of the next token; the published one is `Probability(answer)`.
+        queries: the tokens that may not look.
+        keys: what they may not look at: "each" token before them in turn, or groups by name, such as
+            {"subject": (1, 2)} or {"subject": "Space Needle"}, where a text means all of its tokens.
+        layers: the middle of each window.
+        heads: whether each head is cut by itself.
+        window: how many neighbouring layers are cut together.
+        options: see `RunOptions`.
+
+    Returns:
+        For each window and group the relative change of the metric: -1 where nothing of it is left.
+
+    Raises:
+        UsageError: a group that no query could look at, or a metric that is 0.
+        InterventionError: a query would have nothing left to attend to.
+        CancelledError: `stop` said so.
+
+    Example:
+        >>> import bathyscope
+        >>> from bathyscope.causal import attention_knockout
+        >>> from bathyscope.readouts import Probability
+        >>> found = attention_knockout(
+        ...     bathyscope.load(), "The capital of France is", Probability(" Paris"), keys={"subject": "France"},
+        ...     layers=15, window=30,
+        ... )
+        >>> found.cells[0].effect < -0.5
+        True
+    """
+    metric.check(model, model)
+    tokens = model.tokenize(prompt)
+    asking = prompts.resolve(tokens, queries)
+    groups = _groups(tokens, keys, asking)
+    cuts = [
+        (site, group)
+        for layer in layers_of(model, layers, "pattern")
+        for site in _sites(model, layer, heads=heads)
+        for group in groups
+    ]
+    cells = [
+        _cell(model, tokens, metric, asking, group, window_of(site, window, model.n_layers)) for site, group in cuts
+    ]
+    spec: dict[str, Any] = {
+        "method": "attention-knockout",
+        "sites": list(dict.fromkeys(str(site) for site, _ in cuts)),
+        "queries": list(asking),
+        "keys": [list(group.keys) for group in groups],
+        "window": window,
+    }
+    measured = measure(model, [*cells, Cell(tokens, metric)], metric, spec, **options)
+    *values, plain = measured.values
+    if abs(plain) < 1e-12:
+        raise UsageError(
+            f"the {metric.name} is {plain:.3g} before anything is cut", "a change is told as a share of it"
+        )
+    found = [
+        CausalCell(
+            site=str(site),
+            layer=site.layer,
+            head=site.head,
+            position=group.keys[-1],
+            token=group.name,
+            value=value,
+            effect=(value - plain) / abs(plain),
+        )
+        for (site, group), value in zip(cuts, values, strict=True)
+    ]
+    asked = ", ".join(f"{index} {tokens.texts[index]!r}" for index in asking)
+    return concluded(
+        model,
+        measured,
+        spec,
+        effect=f"change of the {metric.name} as a share of it (-1: nothing is left)",
+        metric=metric,
+        prompts={"prompt": tokens},
+        cells=found,
+        values={"uncut": plain},
+        notes=[f"{asked} may not attend to the token of the column", *window_notes(window)],
+    )
+
+
+def _groups(tokens: Tokens, keys: Keys, asking: Sequence[int]) -> list[_Group]:
+    """Groups of keys, each with a token that a query could look at besides itself.
+
+    Raises:
+        UsageError: nothing could look at a group.
+    """
+    last = max(asking)
+    if keys == "each":
+        return [_Group(tokens.texts[index], (index,)) for index in range(last)]
+    found = []
+    for name, position in ({keys: keys} if isinstance(keys, str) else keys).items():
+        text = isinstance(position, (str, prompts.Span)) and position not in ("last", "all")
+        group = prompts.span_tokens(tokens, position) if text else prompts.resolve(tokens, position)
+        if min(group) > last:
+            raise UsageError(
+                f"the keys {name!r} are tokens {list(group)}, and the last query is token {last}",
+                f"attention looks back only; the tokens are {tokens.numbered()}",
+                "earlier keys, or later queries",
+            )
+        found.append(_Group(name, tuple(group)))
+    return found
+
+
+def _sites(model: Model, layer: int, *, heads: bool) -> list[Site]:
+    """The pattern of a layer, whole or by head."""
+    found = [Site("pattern", layer, head) for head in range(model.architecture.n_heads)]
+    return found if heads else [Site("pattern", layer)]
+
+
+def _cell(
+    model: Model, tokens: Tokens, metric: Metric, asking: Sequence[int], group: _Group, sites: Sequence[Site]
+) -> Cell:
+    """A run in which edges of some layers are cut."""
+    for site in sites:
+        model.architecture.tap(site)  # a family that keeps no pattern says so before anything is run
+    looking = tuple(query for query in asking if query >= min(group.keys))
+    return Cell(tokens, metric, also=tuple(Write(site, CutEdges(group.keys), looking) for site in sites))

@@ -1,0 +1,224 @@
+"""Path patching: what a sender does by way of chosen receivers only (arXiv 2211.00593, 2304.05969).
+
+Three runs: the clean and the corrupted one; the corrupted one with the clean sender, everything but sender and
+receivers held at its corrupted value, in which the receivers are read; and the corrupted one with those written.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Final, Unpack
+
+from torch import Tensor
+
+from bathyscope.attribution.pairs import Pair, pair
+from bathyscope.causal.measuring import RunOptions, concluded, measure
+from bathyscope.causal.patching import named, share
+from bathyscope.causal.places import Layers, sites_of
+from bathyscope.causal.result import CausalCell, CausalResult
+from bathyscope.engine import Cell, Given, Patch, Read
+from bathyscope.errors import UsageError
+from bathyscope.forward import Activations, capture, run
+from bathyscope.interventions import Replace, Write
+from bathyscope.model import Model, Prompt
+from bathyscope.readouts import Metric
+from bathyscope.sites import PER_HEAD, Site
+
+LOGITS: Final = Site("logits")
+RECEIVING: Final = ("q", "k", "v", "z", "attn_out", "mlp_out")
+"""What can receive: each is computed from the residual stream in one step."""
+
+ROWS: Final = 32
+
+
+def path_patching(
+    model: Model,
+    clean: Prompt,
+    corrupted: Prompt,
+    metric: Metric,
+    *,
+    senders: str | Sequence[str] = ("z", "mlp_out"),
+    receivers: str | Site | Sequence[str | Site] = "logits",
+    layers: Layers = "all",
+    heads: bool = True,
+    **options: Unpack[RunOptions],
+) -> CausalResult:
+    """Write a sender's clean output into the corrupted run, as chosen receivers alone see it.
+
+    Everything but the receivers keeps its corrupted value while they are read, final norm and all, so that the effect
+    of a sender on "logits" is exactly its direct one. With every component a receiver, it is activation patching.
+
+    Args:
+        model: the model.
+        clean: the prompt whose answer is right.
+        corrupted: one of as many tokens, whose answer is another.
+        metric: one number of the next token's logits.
+        senders: components whose outputs are sent, each layer (and head) in a run of its own, at all positions.
+        receivers: sites, such as "logits" or ["q.9.3", "mlp_out.10"]; "all" for every attention, MLP and the logits.
+        layers: of the senders; -1 is the embedding, where the residual stream ("resid_post") is sent.
+        heads: whether each head of z is a sender by itself.
+        options: see `RunOptions`; the runs in which receivers are read are not stored.
+
+    Returns:
+        An effect a sender: 0 leaves the corrupted run as it was, 1 makes its metric that of the clean one.
+
+    Raises:
+        UsageError: prompts of different lengths, or a receiver that receives nothing or stands before a sender.
+        SiteError: a site that the model does not have.
+
+    Example:
+        >>> import bathyscope
+        >>> from bathyscope.causal import path_patching
+        >>> from bathyscope.readouts import LogitDiff
+        >>> found = path_patching(
+        ...     bathyscope.load(), "The keys", "The key", LogitDiff(" are", " is"), senders="mlp_out", layers="0,29"
+        ... )
+        >>> [cell.site for cell in found.cells]
+        ['mlp_out.0', 'mlp_out.29']
+    """
+    asked = _Asked(model, pair(model, clean, corrupted, metric), _receivers(model, receivers))
+    names = [senders] if isinstance(senders, str) else list(dict.fromkeys(senders))
+    sites = [site for name in names for site in sites_of(model, name, layers, heads=heads and name in PER_HEAD)]
+    cells = asked.direct(sites) if LOGITS in asked.receivers else asked.through(sites)
+    both = asked.pair
+    ends = [Cell(both.corrupted, metric), Cell(both.clean, metric)]
+    spec: dict[str, Any] = {
+        "method": "path-patching",
+        "senders": [str(site) for site in sites],
+        "receivers": [str(site) for site in asked.receivers],
+    }
+    measured = measure(model, [*cells, *ends], metric, spec, **options)
+    *values, start, end = measured.values
+    every = range(len(both.clean))
+    found = [
+        CausalCell(**named(site, every, both.clean), value=value, effect=share(value, start, end))
+        for site, value in zip(sites, values, strict=True)
+    ]
+    shown = ", ".join(map(str, asked.receivers[:6])) + (" and others" if len(asked.receivers) > 6 else "")
+    return concluded(
+        model,
+        measured,
+        spec,
+        effect="how far the metric of the corrupted run moves to that of the clean one (0 to 1)",
+        metric=metric,
+        prompts={"clean": both.clean, "corrupted": both.corrupted},
+        cells=found,
+        values={"corrupted": start, "clean": end},
+        notes=[f"each sender is seen by {shown}; all else keeps its corrupted value on the way there"],
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One call, resolved."""
+
+    model: Model
+    pair: Pair
+    receivers: tuple[Site, ...]
+
+    def direct(self, senders: Sequence[Site]) -> list[Cell]:
+        """For each sender the run in which all but it and the receivers is held, read at the logits."""
+        return [self._sent(sender, also=tuple(self._held(sender))) for sender in senders]
+
+    def through(self, senders: Sequence[Site]) -> list[Cell]:
+        """For each sender the corrupted run with its receivers as that run has them."""
+        self._check(senders)
+        both, every = self.pair, tuple(range(len(self.pair.clean)))
+        cells = []
+        for first in range(0, len(senders), ROWS):
+            some = senders[first : first + ROWS]
+            read = self._received(some)
+            for row, sender in enumerate(some):
+                after = [site for site in self.receivers if _follows(site, sender)]
+                patches = tuple(
+                    Patch(Given(read[site][row][position], site), site, (position,))
+                    for site in after
+                    for position in every
+                )
+                start = patches[0]
+                cells.append(
+                    Cell(both.corrupted, both.metric, start.source, start.site, start.positions, more=patches[1:])
+                )
+        return cells
+
+    def _received(self, senders: Sequence[Site]) -> Activations:
+        """What the receivers hold for each sender, a row a sender."""
+        sent = capture(self.model, self.pair.clean, list(dict.fromkeys(senders)))
+        writes = []
+        for row, sender in enumerate(senders):
+            own = [Write(sender, Replace(sent[sender][0])), *self._held(sender)]
+            writes += [replace(write, row=row) for write in own]
+        rows = [self.pair.corrupted] * len(senders)
+        return run(self.model, rows, reads=self.receivers, writes=writes, batch_size=ROWS).activations
+
+    def _sent(self, sender: Site, also: tuple[Write, ...]) -> Cell:
+        both = self.pair
+        reads = [Patch(Read(both.clean, sender, one), sender, (one,)) for one in range(len(both.clean))]
+        first, *rest = reads
+        return Cell(both.corrupted, both.metric, first.source, sender, first.positions, also=also, more=tuple(rest))
+
+    def _held(self, sender: Site) -> list[Write]:
+        """Writes that keep what follows a sender, and receives nothing, at its corrupted value."""
+        return [Write(site, Replace(value)) for site, value in self._corrupted.items() if _follows(site, sender)]
+
+    @cached_property
+    def _corrupted(self) -> dict[Site, Tensor]:
+        """What every component holds in the corrupted run, but for those that receive."""
+        held = [site for site in _components(self.model) if not self._receives(site)]
+        heads = [site for layer in range(self.model.n_layers) for site in self._other_heads(layer)]
+        found = capture(self.model, self.pair.corrupted, [*held, *heads]) if held or heads else {}
+        return {site: found[site][0] for site in (*held, *heads)}
+
+    def _receives(self, site: Site) -> bool:
+        """Whether a block's attention or MLP receives, or a part of it does."""
+        parts = ("q", "k", "v", "z", "attn_out") if site.component == "attn_out" else ("mlp_out",)
+        return any(one.component in parts and one.layer == site.layer for one in self.receivers)
+
+    def _other_heads(self, layer: int) -> list[Site]:
+        """The heads that receive nothing, of a block where others do."""
+        own = [one for one in self.receivers if one.layer == layer and one.component in ("q", "k", "v", "z")]
+        if not own or any(one.head is None for one in own):
+            return []
+        architecture = self.model.architecture
+        group = architecture.n_heads // architecture.n_kv_heads
+        reached: set[int] = set()
+        for one in own:
+            head = one.head or 0
+            # A key or value head is seen by all the query heads of its group.
+            reached |= {head} if one.component in ("q", "z") else set(range(head * group, (head + 1) * group))
+        return [self.model.site(Site("z", layer, head)) for head in range(architecture.n_heads) if head not in reached]
+
+    def _check(self, senders: Sequence[Site]) -> None:
+        for sender in senders:
+            if not any(_follows(site, sender) for site in self.receivers):
+                raise UsageError(
+                    f"{sender} is sent to {', '.join(map(str, self.receivers))}",
+                    "a receiver must come after its sender",
+                    "layers of the senders below the receivers",
+                )
+
+
+def _receivers(model: Model, receivers: str | Site | Sequence[str | Site]) -> tuple[Site, ...]:
+    if receivers == "all":
+        return (*_components(model), LOGITS)
+    given = [receivers] if isinstance(receivers, (str, Site)) else receivers
+    found = tuple(dict.fromkeys(model.site(one) for one in given))
+    for site in found:
+        if site != LOGITS and site.component not in RECEIVING:
+            raise UsageError(f"{site} was given as a receiver", f"logits, or sites of {', '.join(RECEIVING)}", "logits")
+    if not found:
+        raise UsageError("no receiver was given", "at least one is needed", "logits")
+    return found
+
+
+def _components(model: Model) -> list[Site]:
+    """All attention and MLP outputs."""
+    return [model.site(Site(name, layer)) for layer in range(model.n_layers) for name in ("attn_out", "mlp_out")]
+
+
+def _follows(site: Site, sender: Site) -> bool:
+    """Whether a sender's output reaches a component's input: later blocks, and a block's MLP after its attention."""
+    layer, own = site.layer, sender.layer
+    if layer is None or own is None or layer != own:
+        return layer is None or (own is not None and layer > own)
+    return site.component == "mlp_out" and sender.component in ("z", "attn_out", "q", "k", "v", "resid_mid")
