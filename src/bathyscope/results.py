@@ -29,7 +29,10 @@ _HOMES = {
     "patchscope": "bathyscope.patchscope_result",
     "lens": "bathyscope.lens_result",
     "attribution": "bathyscope.attribution.result",
+    "completeness": "bathyscope.attribution.cuts",
+    "edges": "bathyscope.attribution.edge_result",
     "probing": "bathyscope.probing.result",
+    "attribute-extraction": "bathyscope.studies.attribute_result",
     "next-token": "bathyscope.studies.next_token_result",
     "cross-model": "bathyscope.studies.cross_model_result",
 }
