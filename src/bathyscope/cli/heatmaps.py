@@ -121,20 +121,21 @@ def show(result: "LensResult", console: Console) -> None:
     longest = max(len(view.corner), *(cell_len(name) for name, _ in view.rows))
     label = min(longest, WIDEST)
     room, narrowest = console.width - label, NARROWEST if view.percent else NARROWEST_TEXT
-    tables = list(_fitting(len(view.heads), room, narrowest))
+    tables = list(fitting(len(view.heads), room, narrowest))
     natural = view.natural_width()
     width = max(1, min(natural, room // max(map(len, tables)) - 1))
     for columns in tables:
         console.print()
-        _print_row(console, label, view.corner, [Text(view.heads[column], "bold") for column in columns], width)
+        print_row(console, label, view.corner, [Text(view.heads[column], "bold") for column in columns], width)
         for name, squares in view.rows:
-            _print_row(console, label, name, [_painted(squares[column], width) for column in columns], width)
+            print_row(console, label, name, [_painted(squares[column], width) for column in columns], width)
     console.print()
     for line in _legend(result, view, console, cut=width < natural or label < longest):
         console.print(line, no_wrap=False)
 
 
-def _print_row(console: Console, label: int, name: str, cells: Sequence[Text], width: int) -> None:
+def print_row(console: Console, label: int, name: str, cells: Sequence[Text], width: int) -> None:
+    """Print a row of a map: its name in so many columns, then cells of one width."""
     line = Text(name, "bold")
     line.truncate(label, overflow="ellipsis")
     line.align("right" if name.isdecimal() else "left", label)  # numbers of layers stand below one another
@@ -217,7 +218,7 @@ def _ordinals(most: int) -> tuple[str, ...]:
     return tuple(f"#{rank}" for rank in range(1, most + 1))
 
 
-def _fitting(count: int, room: int, narrowest: int) -> Iterator[range]:
+def fitting(count: int, room: int, narrowest: int) -> Iterator[range]:
     """The columns, as many at a time as a terminal has room for."""
     at_once = max(1, room // (narrowest + 1))
     tables = -(-count // at_once)
