@@ -31,10 +31,13 @@ _HOMES = {
     "attribution": "bathyscope.attribution.result",
     "completeness": "bathyscope.attribution.cuts",
     "edges": "bathyscope.attribution.edge_result",
+    "direction": "bathyscope.steering.directions",
+    "steering": "bathyscope.steering.result",
     "probing": "bathyscope.probing.result",
     "attribute-extraction": "bathyscope.studies.attribute_result",
     "next-token": "bathyscope.studies.next_token_result",
     "cross-model": "bathyscope.studies.cross_model_result",
+    "entity-resolution": "bathyscope.studies.entity_result",
 }
 """Where each kind is defined, for a file that is read before anything made a result of its kind."""
 

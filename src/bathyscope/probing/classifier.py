@@ -167,6 +167,15 @@ class _Sklearn:
     LogisticRegression: Any
 
 
+def check_installed() -> None:
+    """Refuse to begin what needs a probe at its end.
+
+    Raises:
+        UsageError: scikit-learn is not installed.
+    """
+    _sklearn()
+
+
 def _sklearn() -> _Sklearn:
     try:
         from sklearn.linear_model import LogisticRegression

@@ -1,9 +1,15 @@
 """Studies: one question asked of many texts, layers and methods, with intervals and controls."""
 
 from bathyscope.studies.asked import NextTokenChoices
+from bathyscope.studies.attribute_asked import AttributeChoices
+from bathyscope.studies.attribute_result import AttributeExtractionResult
+from bathyscope.studies.attribute_study import attribute_extraction, plan_attribute_extraction
 from bathyscope.studies.cross_model_result import PROMPTS, CrossModelResult
 from bathyscope.studies.cross_model_study import cross_model
 from bathyscope.studies.crossing import CrossModelChoices
+from bathyscope.studies.entity_asked import EntityResolutionChoices, drawn_entities
+from bathyscope.studies.entity_result import EntityResolutionResult
+from bathyscope.studies.entity_study import entity_resolution
 from bathyscope.studies.fitted import LensFit, lens_folder
 from bathyscope.studies.next_token_result import NextTokenResult
 from bathyscope.studies.next_token_study import lens_fits, next_token, plan_next_token
@@ -16,19 +22,27 @@ from bathyscope.studies.ways import METHODS, check_methods
 __all__ = [
     "METHODS",
     "PROMPTS",
+    "AttributeChoices",
+    "AttributeExtractionResult",
     "CrossModelChoices",
     "CrossModelResult",
+    "EntityResolutionChoices",
+    "EntityResolutionResult",
     "LensFit",
     "NextTokenChoices",
     "NextTokenResult",
     "Sliced",
     "StudyResult",
+    "attribute_extraction",
     "check_methods",
     "cross_model",
+    "drawn_entities",
+    "entity_resolution",
     "lens_fits",
     "lens_folder",
     "next_token",
     "parted",
+    "plan_attribute_extraction",
     "plan_next_token",
     "rotated",
     "save_pair",

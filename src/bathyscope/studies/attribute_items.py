@@ -1,0 +1,140 @@
+"""What the attribute-extraction study asks: a relation's pairs, each in a sentence that says nothing of its attribute.
+
+Knows facts and tokens, no representations.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bathyscope.controls import occurs_in
+from bathyscope.errors import UsageError
+from bathyscope.facts import Fact, Relation, contexts
+from bathyscope.facts.relations import PLACE
+from bathyscope.model import Model, Tokens
+from bathyscope.probing.reading import subject_position
+from bathyscope.prompts import Inspection, Span, resolve
+
+PLACEHOLDER: Final = "x"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One subject in one sentence.
+
+    Args:
+        subject, object: the pair.
+        source: the sentence.
+        position: the subject's last token in it.
+        prompted: the target prompt with the subject where its placeholder is.
+        first_token: the object's first token, as it stands in a sentence.
+        given: whether the object stands in the sentence or in the target prompt already.
+    """
+
+    subject: str
+    object: str
+    source: Tokens
+    position: int
+    prompted: Tokens
+    first_token: int
+    given: bool
+
+
+@dataclass(frozen=True)
+class RelationItems:
+    """A relation's items and its target prompt.
+
+    Args:
+        relation: the relation.
+        inspection: the extraction template with the placeholder in its subject's place.
+        items: by pair, then by sentence.
+        n_pairs: how many pairs the relation has; not more of them were drawn than were asked for.
+    """
+
+    relation: Relation
+    inspection: Inspection
+    items: tuple[Item, ...]
+    n_pairs: int
+
+
+def relation_items(
+    model: Model, relation: Relation, *, pairs: int | None = None, n_contexts: int = 1, seed: int = 0
+) -> RelationItems:
+    """Draw pairs, and sentences for each.
+
+    Args:
+        model: whose tokens they are.
+        relation: the relation.
+        pairs: at most so many; all unless said.
+        n_contexts: sentences a pair.
+        seed: decides which.
+
+    Raises:
+        UsageError: more sentences than there are, fewer than two subjects, or a placeholder that is no token.
+
+    Example:
+        >>> import bathyscope
+        >>> from bathyscope.facts import own_relation
+        >>> from bathyscope.studies.attribute_items import relation_items
+        >>> found = relation_items(bathyscope.load(), own_relation("country-capital"), pairs=3)
+        >>> found.inspection.tokens.text, len(found.items)
+        ('The capital city of x', 3)
+    """
+    sentences = contexts()
+    if not 1 <= n_contexts <= len(sentences):
+        raise UsageError(
+            f"{n_contexts} contexts a pair were asked for", f"1 to {len(sentences)}, which there are", "--contexts 5"
+        )
+    facts = list(relation.facts)
+    if pairs is not None and pairs < len(facts):
+        facts = random.Random(f"{seed}|{relation.name}").sample(facts, pairs)
+    if len({fact.subject for fact in facts}) < 2:
+        raise UsageError(f"the relation {relation.name!r} has one subject", "at least 2 are compared", "--pairs 40")
+    items = tuple(
+        _item(model, relation, fact, sentence)
+        for fact in facts
+        for sentence in random.Random(f"{seed}|{fact.subject}").sample(sentences, n_contexts)
+    )
+    return RelationItems(relation, _inspection(model, relation), items, len(relation.facts))
+
+
+def _item(model: Model, relation: Relation, fact: Fact, sentence: str) -> Item:
+    source = model.tokenize(sentence.replace(PLACE, fact.subject))
+    template = relation.extraction_template
+    return Item(
+        fact.subject,
+        fact.object,
+        source,
+        subject_position(source, fact.subject),
+        model.tokenize(template.replace(PLACE, fact.subject)),
+        first_token(model, fact.object),
+        occurs_in(fact.object, source.text, template),
+    )
+
+
+def _inspection(model: Model, relation: Relation) -> Inspection:
+    before, _, behind = relation.extraction_template.partition(PLACE)
+    tokens = model.tokenize(before + PLACEHOLDER + behind)
+    place = Span(PLACEHOLDER, occurrence=before.count(PLACEHOLDER))
+    (position,) = resolve(tokens, place)
+    start, stop = tokens.offsets[position]
+    if tokens.text[start:stop].strip() != PLACEHOLDER:
+        raise UsageError(
+            f"the template {relation.extraction_template!r} of {relation.name!r} has its subject inside a word",
+            f"the tokens are {tokens.numbered()}",
+            'a space around it: "extraction_template": "The capital of {}"',
+        )
+    return Inspection(tokens, (position,), PLACEHOLDER)
+
+
+def first_token(model: Model, text: str) -> int:
+    """The first token of a text behind a space, as it stands in a sentence."""
+    before = "It is "
+    tokens = model.tokenize(before + text)
+    return next(token for token, (_, stop) in zip(tokens.ids, tokens.offsets, strict=True) if stop > len(before))
+
+
+def subjects_of(items: Sequence[Item]) -> list[str]:
+    """The subject of each item."""
+    return [item.subject for item in items]
