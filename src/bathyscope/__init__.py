@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         probing,
         prompts,
         readouts,
+        steering,
         studies,
         texts,
     )
@@ -87,6 +88,7 @@ __all__ = [
     "prompts",
     "readouts",
     "run",
+    "steering",
     "studies",
     "texts",
     "wrap",
