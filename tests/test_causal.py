@@ -1,0 +1,386 @@
+"""Causal methods: the identities that theory predicts, over every family, and plain runs as a reference."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from bathyscope import capture, run
+from bathyscope.causal import (
+    NoiseRule,
+    activation_patching,
+    attention_knockout,
+    causal_tracing,
+    linearised_path_patching,
+    path_patching,
+)
+from bathyscope.causal.patching import patched
+from bathyscope.engine import Cell, collect, plan
+from bathyscope.errors import InterventionError, PositionError, SiteError, UsageError
+from bathyscope.interventions import CutEdges, Noise, Replace, Write
+from bathyscope.model import Model
+from bathyscope.readouts import LogitDiff, Probability
+from bathyscope.results import Result
+from bathyscope.sites import Site, residual_site
+from bathyscope.store import Store
+from conftest import tiny_model
+from families import TinyFamily
+
+CLEAN = "The cat of the keeper lives in"
+CORRUPTED = "The cat in the keeper lives in"
+ANSWER, WRONG = 7, 11
+DIFF, P = LogitDiff(ANSWER, WRONG), Probability(ANSWER)
+
+
+def ids_of(model: Model, text: str = CLEAN) -> tuple[int, ...]:
+    return model.tokenize(text).ids
+
+
+def first_difference(model: Model) -> int:
+    both = zip(ids_of(model), ids_of(model, CORRUPTED), strict=True)
+    return next(index for index, (one, other) in enumerate(both) if one != other)
+
+
+def metric_of(model: Model, text, metric=DIFF, **asked) -> float:
+    return float(metric.measure(model, run(model, text, **asked).logits[0][-1:])[0])
+
+
+def needs(model: Model, *components: str) -> None:
+    for name in components:
+        if isinstance(reason := model.architecture.taps[name], str):
+            pytest.skip(reason)
+
+
+def near(value: float, wanted: float, tolerance: float = 1e-4) -> bool:
+    return abs(value - wanted) <= tolerance * max(1.0, abs(wanted))
+
+
+# Activation patching
+
+
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_patching_all_positions_of_a_layer_is_the_other_run(model: Model, direction: str):
+    found = activation_patching(model, CLEAN, CORRUPTED, DIFF, together=True, direction=direction)
+    assert len(found.cells) == model.n_layers + 1
+    assert all(near(cell.effect, 1.0, 2e-4) for cell in found.cells), found.rows()
+    ends = [metric_of(model, text) for text in (CORRUPTED, CLEAN)]
+    assert near(found.values["corrupted"], ends[0]) and near(found.values["clean"], ends[1])
+
+
+def test_patching_is_each_plain_run(model: Model):
+    needs(model, "z", "mlp_out")
+    found = [
+        *activation_patching(model, CLEAN, CORRUPTED, DIFF, component=["resid_post", "mlp_out"], layers="0,2").cells,
+        *activation_patching(
+            model, CLEAN, CORRUPTED, DIFF, component="z", layers=1, heads=True, position=[2, -1]
+        ).cells,
+    ]
+    sites = dict.fromkeys(Site.parse(cell.site) for cell in found)
+    clean = capture(model, CLEAN, list(sites))
+    values = set()
+    for cell in found:
+        value = clean[cell.site][0][cell.position]
+        wanted = metric_of(model, CORRUPTED, writes=[Write(cell.site, Replace(value), cell.position)])
+        assert near(cell.value, wanted, 1e-4), cell
+        values.add(round(wanted, 3))
+    assert len(values) > len(found) / 4, "cells that all say the same prove nothing"
+
+
+def test_what_stands_before_the_difference_has_no_effect(model: Model):
+    first = first_difference(model)
+    found = activation_patching(model, CLEAN, CORRUPTED, DIFF, position=list(range(first)), layers="0-2")
+    assert all(abs(cell.effect) < 1e-4 for cell in found.cells)
+    last = activation_patching(model, CLEAN, CORRUPTED, DIFF, position="last", layers=model.n_layers - 1)
+    assert near(last.cells[0].effect, 1.0)
+
+
+def test_a_window_is_its_layers_written_together(llama: Model):
+    found = activation_patching(llama, CLEAN, CORRUPTED, DIFF, component="mlp_out", position="last", window=3)
+    values = capture(llama, CLEAN, [f"mlp_out.{layer}" for layer in range(4)])
+    for cell in found.cells:
+        layers = range(max(0, cell.layer - 1), min(4, cell.layer + 2))
+        writes = [Write(f"mlp_out.{one}", Replace(values[f"mlp_out.{one}"][0][-1]), -1) for one in layers]
+        assert near(cell.value, metric_of(llama, CORRUPTED, writes=writes))
+
+
+def test_prompts_of_different_lengths_are_refused_with_their_tokens(llama: Model):
+    with pytest.raises(UsageError, match=r"0 'The'.*0 'The'"):
+        activation_patching(llama, CLEAN, "The dog of the keeper", DIFF)
+    with pytest.raises(UsageError, match="same tokens"):
+        activation_patching(llama, CLEAN, CLEAN, DIFF)
+
+
+def test_impossible_patches_are_refused(llama: Model):
+    for asked, error in (
+        ({"direction": "both"}, UsageError),
+        ({"component": "logits"}, UsageError),
+        ({"component": "mlp_out", "heads": True}, UsageError),
+        ({"layers": 99}, SiteError),
+        ({"position": 99}, PositionError),
+        ({"window": 0}, UsageError),
+        ({"stor": None}, UsageError),
+    ):
+        with pytest.raises(error):
+            activation_patching(llama, CLEAN, CORRUPTED, DIFF, **asked)
+
+
+def test_a_metric_that_both_runs_share_has_no_shares(llama: Model):
+    ends = {ids: llama.tokenize(CLEAN).ids for ids in ("a",)}["a"]
+    other = (*ends[:-1], ends[-1] + 1)
+    frozen = Probability(ANSWER)
+    with pytest.raises(UsageError, match="share of their difference"):
+        activation_patching(llama, ends, other, replace(frozen), layers=0) if near(
+            metric_of(llama, ends, P), metric_of(llama, other, P), 1e-5
+        ) else activation_patching(llama, ends, other, _Constant(ANSWER), layers=0)
+
+
+class _Constant(Probability):
+    """A metric that is the same in every run."""
+
+    def measure(self, model, logits):
+        return super().measure(model, logits) * 0 + 0.5
+
+
+# Causal tracing
+
+
+def tracing(model: Model, **asked):
+    return causal_tracing(model, CLEAN, "keeper", P, samples=2, **{"noise": "0.7", "component": "resid_post", **asked})
+
+
+def test_no_noise_has_no_effects(model: Model):
+    found = tracing(model, noise="0")
+    assert abs(found.values["total_effect"]) < 1e-7
+    assert all(abs(cell.effect) < 1e-6 for cell in found.cells)
+
+
+def test_the_last_place_restores_all_and_what_stands_before_the_subject_nothing(model: Model):
+    found = tracing(model)
+    total, last = found.values["total_effect"], len(ids_of(model)) - 1
+    assert near(found.at(f"resid_post.{model.n_layers - 1}", last).effect, total, 1e-6)
+    subject = first_token_of_subject(model)
+    before = [cell for cell in found.cells if cell.position < subject]
+    assert before and all(abs(cell.effect) < 1e-7 for cell in before)
+    restored = found.at("embed", subject).effect
+    assert not near(restored, 0.0, 1e-6) or abs(total) < 1e-5
+
+
+def first_token_of_subject(model: Model) -> int:
+    tokens = model.tokenize(CLEAN)
+    start = tokens.text.index("keeper")
+    return next(index for index, (first, last) in enumerate(tokens.offsets) if first <= start < last)
+
+
+def test_restoring_every_position_of_a_layer_is_the_clean_run(model: Model):
+    tokens = model.tokenize(CLEAN)
+    base = (Write(Site("embed"), Noise(0.7, 3), tuple(range(1, 4))),)
+    every = range(len(tokens))
+    cells = [
+        replace(patched(P, tokens, tokens, [residual_site(layer)], every), base=base)
+        for layer in range(-1, model.n_layers)
+    ]
+    found = collect(plan([*cells, Cell(tokens, P, base=base), Cell(tokens, P)], model, model), model, model).readings
+    *restored, noised, clean = (reading.values["probability"] for reading in found)
+    assert all(abs(value - clean) < 1e-6 for value in restored)
+    assert abs(noised - clean) > 1e-7
+
+
+def test_tracing_is_each_plain_run_with_the_same_noise(model: Model):
+    needs(model, "mlp_out")
+    found = tracing(model, component=["resid_post", "mlp_out"], layers="1,2", window=2, position=[5, -1])
+    subject = tuple(int(index) for index in found.provenance["spec"]["subject"])
+    clean = capture(model, CLEAN, ["resid_post.1", "resid_post.2", *(f"mlp_out.{layer}" for layer in range(4))])
+    for cell in found.cells:
+        site = Site.parse(cell.site)
+        window = [Site("mlp_out", layer) for layer in (cell.layer - 1, cell.layer)]
+        sites = window if site.component == "mlp_out" else [site]
+        values = []
+        for seed in (1, 2):
+            writes = [Write("embed", Noise(0.7, seed), subject)]
+            writes += [Write(one, Replace(clean[one][0][cell.position]), cell.position) for one in sites]
+            values.append(metric_of(model, CLEAN, P, writes=writes))
+        assert near(cell.value, sum(values) / 2, 1e-5)
+
+
+def test_a_subject_that_is_not_there_is_refused_with_the_tokens(llama: Model):
+    with pytest.raises(PositionError, match=r"it is not there; the tokens are 0 'The'"):
+        causal_tracing(llama, CLEAN, "Eiffel Tower", P)
+
+
+def test_noise_rules(llama: Model):
+    std = float(torch.cat(capture(llama, ["The cat", "a keeper"], ["embed"])["embed"]).std())
+    rule = NoiseRule(3.0, subjects=("The cat", "a keeper"))
+    assert near(rule.strength(llama), 3 * std, 1e-6)
+    assert NoiseRule.parse("s3").strength(llama) > 0
+    assert NoiseRule.parse("u0.5") == NoiseRule(None, 0.5, uniform=True)
+    drawn = Noise(0.5, 1, "uniform").apply(torch.zeros(50, 40))
+    assert drawn.abs().max() <= 0.5 and drawn.std() < 0.4 < drawn.abs().max()
+    for text in ("", "s", "s-1", "x3", "nan", "inf"):
+        with pytest.raises(UsageError):
+            NoiseRule.parse(text)
+
+
+# Attention knockout
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_prefix_that_nothing_looks_at_is_not_there(family: TinyFamily, attention: str):
+    if attention == "sdpa" and not family.sdpa:
+        pytest.skip("transformers has no sdpa for it")
+    model = tiny_model(family.name, attention)
+    ids = ids_of(model)
+    cut = [Write(Site("pattern", layer), CutEdges(range(3)), tuple(range(3, len(ids)))) for layer in range(4)]
+    found = run(model, ids, writes=cut)
+    if family.positions == "learned":
+        assert (found.logits[0][3:] - run(model, ids[3:]).logits[0]).abs().max() > 0.1, "positions are the prompt's own"
+    else:
+        assert (found.logits[0][3:] - run(model, ids[3:]).logits[0]).abs().max() < 2e-5
+    plain = run(model, ids).logits[0]
+    assert torch.equal(found.logits[0][:3], plain[:3]) or (found.logits[0][:3] - plain[:3]).abs().max() < 1e-5
+    assert (found.logits[0][-1] - plain[-1]).abs().max() > 0.1
+
+
+def test_knockout_of_all_but_itself_is_the_one_token_prompt(model: Model, family: TinyFamily):
+    last = len(ids_of(model)) - 1
+    keys = {"all others": list(range(last))}
+    found = attention_knockout(model, CLEAN, P, keys=keys, layers=1, window=9)
+    alone = metric_of(model, ids_of(model)[-1:], P)
+    assert near(found.cells[0].value, alone, 1e-5) == (family.positions != "learned")
+
+
+def test_knockout_by_head(model: Model):
+    tokens = model.tokenize(CLEAN)
+    heads = attention_knockout(model, CLEAN, P, keys={"k": [7, 8]}, layers=2, heads=True, window=1)
+    assert [cell.head for cell in heads.cells] == list(range(model.architecture.n_heads))
+    together = [Write(Site("pattern", 2, head), CutEdges((7, 8)), -1) for head in range(model.architecture.n_heads)]
+    whole = attention_knockout(model, CLEAN, P, keys={"k": [7, 8]}, layers=2, window=1)
+    assert near(metric_of(model, tokens, P, writes=together), whole.cells[0].value, 1e-5)
+    assert len({round(cell.value, 7) for cell in heads.cells}) > 1
+
+
+def test_a_pattern_that_was_cut_sums_to_one_without_the_cut(llama: Model):
+    cut = Write(Site("pattern", 1, 2), CutEdges((0, 3)), (4, 6))
+    pattern = run(llama, CLEAN, reads=["pattern.1"], writes=[cut]).activations["pattern.1"][0]
+    assert torch.allclose(pattern.sum(-1), torch.ones(pattern.shape[:-1]), atol=1e-6)
+    assert pattern[4, 2, [0, 3]].abs().max() == 0 and pattern[6, 2, [0, 3]].abs().max() == 0
+    assert pattern[5, 2, 0] > 0 and pattern[4, 1, 0] > 0
+
+
+def test_a_query_without_keys_raises(model: Model):
+    with pytest.raises(InterventionError, match="no key to attend to"):
+        attention_knockout(model, CLEAN, P, keys={"all": "all"}, layers=1)
+
+
+def test_impossible_cuts_are_refused(llama: Model):
+    with pytest.raises(UsageError, match="looks back only"):
+        attention_knockout(llama, CLEAN, P, queries=2, keys={"later": [4]})
+    with pytest.raises(UsageError, match="CutEdges"):
+        Write("pattern.1", Replace(torch.zeros(3)))
+    with pytest.raises(UsageError, match="at pattern"):
+        Write("z.1", CutEdges((1,)))
+    with pytest.raises(UsageError):
+        CutEdges(())
+    with pytest.raises(PositionError):
+        run(llama, CLEAN, writes=[Write("pattern.1", CutEdges((99,)), -1)])
+    with pytest.raises(InterventionError, match="no such edge was open"):
+        run(llama, CLEAN, writes=[Write("pattern.1", CutEdges((5,)), 2)])
+
+
+# Path patching
+
+
+def test_with_every_receiver_it_is_activation_patching(model: Model):
+    needs(model, "attn_out", "mlp_out", "z")
+    senders = ("z", "mlp_out", "attn_out")
+    found = path_patching(model, CLEAN, CORRUPTED, DIFF, senders=senders, receivers="all")
+    for name in senders:
+        wanted = activation_patching(model, CLEAN, CORRUPTED, DIFF, component=name, together=True, heads=name == "z")
+        for cell in wanted.cells:
+            assert near(found.at(cell.site).value, cell.value), cell.site
+
+
+def test_to_the_logits_alone_it_is_the_residual_streams_difference(model: Model):
+    needs(model, "attn_out", "mlp_out")
+    found = path_patching(model, CLEAN, CORRUPTED, DIFF, senders=("attn_out", "mlp_out"))
+    last = Site("resid_post", model.n_layers - 1)
+    sites = [Site.parse(cell.site) for cell in found.cells]
+    clean, corrupted = (capture(model, text, [*sites, last]) for text in (CLEAN, CORRUPTED))
+    for cell, site in zip(found.cells, sites, strict=True):
+        residual = corrupted[last][0][-1] + clean[site][0][-1] - corrupted[site][0][-1]
+        assert near(cell.value, float(DIFF.measure(model, model.unembed(residual[None]))[0])), site
+
+
+def test_direct_differences_add_up_to_the_clean_residual_stream(model: Model):
+    needs(model, "attn_out", "mlp_out")
+    sites = [Site(name, layer) for name in ("attn_out", "mlp_out") for layer in range(model.n_layers)]
+    ends = [Site("resid_pre", 0), Site("resid_post", model.n_layers - 1)]
+    clean, corrupted = (capture(model, text, [*sites, *ends]) for text in (CLEAN, CORRUPTED))
+    total = sum(clean[site][0] - corrupted[site][0] for site in [*sites, ends[0]])
+    assert torch.allclose(corrupted[ends[1]][0] + total, clean[ends[1]][0], atol=1e-4)
+
+
+@pytest.mark.parametrize("receiver", ["q.2.1", "k.2.0", "v.2.0", "mlp_out.2", "z.3.1"])
+def test_through_a_receiver_it_is_the_slow_reference(model: Model, receiver: str):
+    needs(model, "attn_out", "mlp_out", "z", receiver.split(".")[0])
+    site = model.site(receiver)
+    found = path_patching(
+        model, CLEAN, CORRUPTED, DIFF, senders="mlp_out", receivers=site, layers="0,1" if site.layer == 2 else "2"
+    )
+    for cell in found.cells:
+        assert near(cell.value, slow_path(model, Site.parse(cell.site), site)), cell
+
+
+def slow_path(model: Model, sender: Site, receiver: Site) -> float:
+    """Block by block: what a receiver is given is the corrupted residual stream plus the sender's difference."""
+    name = "resid_pre"
+    if receiver.component == "mlp_out" and not isinstance(model.architecture.taps["resid_mid"], str):
+        name = "resid_mid"
+    given = Site(name, receiver.layer)
+    clean = capture(model, CLEAN, [sender])[sender][0]
+    corrupted = capture(model, CORRUPTED, [sender, given])
+    changed = corrupted[given][0] + clean - corrupted[sender][0]
+    heard = run(model, CORRUPTED, reads=[receiver], writes=[Write(given, Replace(changed))]).activations[receiver][0]
+    return metric_of(model, CORRUPTED, writes=[Write(receiver, Replace(heard))])
+
+
+def test_the_linearised_paths_add_up_at_the_held_scale(model: Model):
+    needs(model, "attn_out", "mlp_out", "z")
+    try:
+        found = linearised_path_patching(model, CLEAN, CORRUPTED, DIFF)
+    except UsageError as refused:
+        pytest.skip(str(refused))
+    exact = path_patching(model, CLEAN, CORRUPTED, DIFF)
+    start, end = exact.values["corrupted"], exact.values["clean"]
+    gaps = []
+    for path in found:
+        if path.site.split(".")[0] in ("z", "mlp_out"):
+            moved = exact.at(path.site).effect * (end - start)
+            gaps.append((moved, path.attribution))
+    measured, estimated = (torch.tensor(values) for values in zip(*gaps, strict=True))
+    assert torch.corrcoef(torch.stack([measured, estimated]))[0, 1] > 0.8
+    assert not torch.allclose(measured, estimated, atol=1e-5), "one of them is not what it is called"
+
+
+def test_receivers_that_receive_nothing_are_refused(llama: Model):
+    with pytest.raises(UsageError, match="after its sender"):
+        path_patching(llama, CLEAN, CORRUPTED, DIFF, senders="mlp_out", receivers="q.1.0", layers="2")
+    with pytest.raises(UsageError, match="receiver"):
+        path_patching(llama, CLEAN, CORRUPTED, DIFF, receivers="resid_post.1")
+
+
+# What they return
+
+
+def test_results_are_kept_found_again_and_drawn(llama: Model, tmp_path):
+    with Store(tmp_path / "store") as store:
+        first = tracing(llama, store=store)
+        again = tracing(llama, store=store)
+    assert first.timing["computed"] == first.timing["cells"] and again.timing["computed"] == 0
+    assert first.rows() == again.rows()
+    loaded = Result.load(first.save(tmp_path / "traced.json"))
+    assert loaded.rows() == first.rows() and loaded.values == first.values
+    page = first.page()
+    assert "causal-tracing" in page and "keeper" in page
+    heads = activation_patching(llama, CLEAN, CORRUPTED, DIFF, component="z", heads=True, position="last")
+    (one,) = heads.maps()
+    assert one.columns == tuple(f"head {head}" for head in range(4))
