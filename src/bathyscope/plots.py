@@ -15,6 +15,7 @@ from bathyscope.errors import UsageError
 from bathyscope.files import write_atomically
 from bathyscope.sites import EMBEDDING_LAYER
 from bathyscope.studies import PROMPTS, CrossModelResult, NextTokenResult
+from bathyscope.studies.curves import Drawable, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -225,3 +226,74 @@ def _ticks(layers: Sequence[int]) -> tuple[list[int], list[str]]:
 def _metadata(path: Path) -> dict[str, Any]:
     # An SVG would say when it was drawn.
     return {"Creator": "bathyscope", "Date": None} if path.suffix == ".svg" else {"Software": "bathyscope"}
+
+
+def save_curves(result: Drawable, path: str | Path) -> Path:
+    """Draw a study that has curves over layers: a panel for each of its measures, controls thin and dashed.
+
+    Args:
+        result: of `studies.entity_resolution` or `studies.tokenization`.
+        path: a file that ends in .png or .svg; what was there is replaced.
+
+    Raises:
+        UsageError: another ending, or matplotlib is not installed.
+        StorageError: it cannot be written; what was there is intact.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from bathyscope.plots import save_curves
+        >>> from bathyscope.studies import EntityResolutionResult
+        >>> record = {"layer": 0, "n": 4, "rouge_l": 0.5, "rouge_l_interval": [0.4, 0.6], "random": 0.1}
+        >>> result = EntityResolutionResult((record,), {"models": [{"model": "tiny"}], "spec": {"seed": 0}})
+        >>> save_curves(result, pathlib.Path(tempfile.mkdtemp()) / "study.svg").name
+        'study.svg'
+    """
+    path = Path(path)
+    if path.suffix not in ENDINGS:
+        raise UsageError(f"{str(path)!r} was given", "plots are drawn as .png or .svg", f"{path.stem}.svg")
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("a plot needs matplotlib", "it is an extra", 'pip install "bathyscope[plots]"') from None
+    written, panels = io.BytesIO(), [panel for panel in result.panels() if panel.curves]
+    model, seed = result.provenance["models"][0]["model"], result.provenance["spec"]["seed"]
+    with matplotlib.rc_context({"svg.hashsalt": "bathyscope", "font.family": "DejaVu Sans", "font.size": 9}):
+        figure = Figure(figsize=(5.5 * len(panels), 5), layout="constrained")
+        figure.suptitle(
+            f"{result.heading}\n{model}, n = {result.records[0]['n']}, seed {seed}, 95% intervals", fontsize=11
+        )
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _curves(axes, panel)
+        figure.savefig(written, format=path.suffix[1:], dpi=150, metadata=_metadata(path))
+    write_atomically(path, written.getvalue())
+    return path
+
+
+def _curves(axes: "Axes", panel: Panel) -> None:
+    colours = iter(COLOURS * 2)
+    for number, curve in enumerate(panel.curves):
+        colour = next(colours)
+        if curve.intervals:
+            low, high = zip(*curve.intervals, strict=True)
+            axes.fill_between(curve.layers, low, high, color=colour, alpha=0.08 if curve.control else 0.15, linewidth=0)
+        axes.plot(
+            curve.layers,
+            curve.values,
+            color=colour,
+            linestyle=(0, (1 + number, 1.5)) if curve.control else "solid",
+            linewidth=1.1 if curve.control else 1.8,
+            marker="." if len(curve.layers) == 1 else "",
+            label=curve.name,
+        )
+    axes.set_xlabel("layer")
+    axes.set_ylabel(panel.title)
+    axes.set_xticks(*_ticks(sorted({layer for curve in panel.curves for layer in curve.layers})))
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, handlelength=3)
+
+
+COLOURS: Final = ("#d55e00", "#000000", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Of the set by Okabe and Ito."""

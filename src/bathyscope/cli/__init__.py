@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 import bathyscope
-from bathyscope.cli import cross_model, demo, doctor, lens, mapping, models, patchscope, runs, studies, terminal
+from bathyscope.cli import (
+    attribute_extraction,
+    cross_model,
+    demo,
+    doctor,
+    entity_resolution,
+    lens,
+    mapping,
+    models,
+    patchscope,
+    runs,
+    studies,
+    terminal,
+)
 from bathyscope.cli.options import Session, remember_debug
 from bathyscope.errors import BathyscopeError
 
@@ -33,7 +46,9 @@ app.command("lens")(lens.command)
 app.command("doctor")(doctor.command)
 app.command("models")(models.command)
 app.add_typer(mapping.app, name="mapping")
+studies.app.command("attribute-extraction")(attribute_extraction.command)
 studies.app.command("cross-model")(cross_model.command)
+studies.app.command("entity-resolution")(entity_resolution.command)
 app.add_typer(studies.app, name="study")
 app.add_typer(runs.app, name="runs")
 

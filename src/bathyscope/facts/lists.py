@@ -104,14 +104,14 @@ def _entities(data: Any, where: str) -> tuple[Entity, ...]:
         raise UsageError(f"{where} holds no list of entities", "a list with at least one is needed", REMEDY)
     found: dict[str, Entity] = {}
     for number, one in enumerate(data, 1):
-        cells = {name: one.get(name) for name in ("name", "type", "description")} if isinstance(one, dict) else {}
-        empty = [name for name, cell in cells.items() if not isinstance(cell, str) or not cell.strip()]
-        if empty or not cells:
-            lacking = " and ".join(empty) or "everything"
+        given = {name: one.get(name) for name in ("name", "type", "description")} if isinstance(one, dict) else {}
+        cells = {name: cell.strip() for name, cell in given.items() if isinstance(cell, str) and cell.strip()}
+        if len(cells) < 3:
+            lacking = " and ".join(name for name in given if name not in cells) or "everything"
             raise UsageError(
                 f"entity {number} of {where} lacks {lacking}", "name, type and description are text", REMEDY
             )
         if cells["name"] in found:
             raise UsageError(f"{where} has {cells['name']!r} twice", "an entity is there once", "one of them")
-        found[cells["name"]] = Entity(**{name: cell.strip() for name, cell in cells.items()})
+        found[cells["name"]] = Entity(**cells)
     return tuple(found.values())
