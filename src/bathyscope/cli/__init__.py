@@ -16,13 +16,16 @@ from bathyscope.cli import (
     demo,
     doctor,
     entity_resolution,
+    knockout,
     lens,
     mapping,
     models,
+    patch,
     patchscope,
     runs,
     studies,
     terminal,
+    trace,
 )
 from bathyscope.cli.options import Session, remember_debug
 from bathyscope.errors import BathyscopeError
@@ -43,6 +46,9 @@ app = typer.Typer(
 app.command("demo")(demo.command)
 app.command("patchscope")(patchscope.command)
 app.command("lens")(lens.command)
+app.command("patch")(patch.command)
+app.command("trace")(trace.command)
+app.command("knockout")(knockout.command)
 app.command("doctor")(doctor.command)
 app.command("models")(models.command)
 app.add_typer(mapping.app, name="mapping")

@@ -88,7 +88,9 @@ def relation_items(
         )
     facts = list(relation.facts)
     if pairs is not None and pairs < len(facts):
-        facts = random.Random(f"{seed}|{relation.name}").sample(facts, pairs)
+        # Shuffled and not sampled, so that fewer pairs are among more.
+        random.Random(f"{seed}|{relation.name}").shuffle(facts)
+        facts = facts[:pairs]
     if len({fact.subject for fact in facts}) < 2:
         raise UsageError(f"the relation {relation.name!r} has one subject", "at least 2 are compared", "--pairs 40")
     items = tuple(

@@ -1,10 +1,11 @@
 """What the attribute-extraction study returns: for each relation and layer how often the attribute is read, and how."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from bathyscope import pages
+from bathyscope.studies.curves import Curve, Panel
 from bathyscope.studies.next_token_result import layer_name, share
 from bathyscope.studies.result import Record, StudyResult
 
@@ -55,6 +56,22 @@ class AttributeExtractionResult(StudyResult):
         """The mean of a figure over the relations at a layer; None where it was not measured."""
         found = [record[field] for record in self.records if record["layer"] == layer and record.get(field) is not None]
         return sum(found) / len(found) if found else None
+
+    def panels(self) -> tuple[Panel, ...]:
+        """Curves over the layers that are read, means over the relations: chosen cells, and oracles apart."""
+        chosen = [name for name in COLUMNS if not name.endswith("_oracle")]
+        oracles = [name for name in COLUMNS if name.endswith("_oracle")]
+        return (
+            Panel("share of items, layer written at chosen on the other half", self._curves(chosen)),
+            Panel("ORACLE: share right at any layer written at", self._curves(oracles)),
+        )
+
+    def _curves(self, names: Sequence[str]) -> tuple[Curve, ...]:
+        means = [{"layer": layer, **{name: self.mean(layer, name) for name in names}} for layer in self.layers]
+        curves = (
+            Curve.of(COLUMNS[name], means, name, control=not name.startswith(("patchscope", "probe"))) for name in names
+        )
+        return tuple(curve for curve in curves if curve is not None)
 
     def table(self) -> str:
         """For each relation layers down, methods across, coloured by share."""
