@@ -94,8 +94,8 @@ def moved(model: Model, ids: list[int], site: Site, write: Write) -> Tensor:
     return METRIC.measure(model, logits)[0]
 
 
-def test_an_edge_to_the_logits_is_the_direct_attribution_with_the_norm_bending():
-    """Without a final norm both are linear: the edge is the sender's message times the unembedding."""
+def test_edges_to_the_logits_are_much_like_direct_attributions():
+    """Not the same: one holds the norm's scale of each run, the other lets it bend at the corrupted one."""
     model = tiny_model("llama")
     clean, corrupted = prompts(model)
     found = edge_attribution(model, clean, corrupted, METRIC)
