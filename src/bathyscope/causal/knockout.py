@@ -142,8 +142,10 @@ def _groups(tokens: Tokens, keys: Keys, asking: Sequence[int]) -> list[_Group]:
         return [_Group(tokens.texts[index], (index,)) for index in range(last)]
     found = []
     for name, position in ({keys: keys} if isinstance(keys, str) else keys).items():
-        text = isinstance(position, (str, prompts.Span)) and position not in ("last", "all")
-        group = prompts.span_tokens(tokens, position) if text else prompts.resolve(tokens, position)
+        if isinstance(position, (str, prompts.Span)) and position not in ("last", "all"):
+            group = prompts.span_tokens(tokens, position)
+        else:
+            group = prompts.resolve(tokens, position)
         if min(group) > last:
             raise UsageError(
                 f"the keys {name!r} are tokens {list(group)}, and the last query is token {last}",

@@ -28,7 +28,8 @@ WINDOW: Final = 10
 SEED: Final = 1
 """The published runs draw ten samples of noise with seed 1, and restore windows of ten attention or MLP layers."""
 
-WINDOWED: Final = ("attn_out", "mlp_out")
+COMPONENTS: Final = ("resid_post", "mlp_out", "attn_out")
+WINDOWED: Final = COMPONENTS[1:]
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def causal_tracing(  # noqa: PLR0913 (what is noised, restored, and how)
     subject: str | Sequence[int],
     metric: Metric,
     *,
-    component: str | Sequence[str] = ("resid_post", "mlp_out", "attn_out"),
+    component: str | Sequence[str] = COMPONENTS,
     layers: Layers = "all",
     position: Position = "all",
     window: int = WINDOW,

@@ -11,6 +11,7 @@ import typer
 
 import bathyscope
 from bathyscope.cli import (
+    attribute,
     attribute_extraction,
     cross_model,
     demo,
@@ -23,8 +24,10 @@ from bathyscope.cli import (
     patch,
     patchscope,
     runs,
+    steer,
     studies,
     terminal,
+    tokenization,
     trace,
 )
 from bathyscope.cli.options import Session, remember_debug
@@ -49,12 +52,15 @@ app.command("lens")(lens.command)
 app.command("patch")(patch.command)
 app.command("trace")(trace.command)
 app.command("knockout")(knockout.command)
+app.command("attribute")(attribute.command)
+app.command("steer")(steer.command)
 app.command("doctor")(doctor.command)
 app.command("models")(models.command)
 app.add_typer(mapping.app, name="mapping")
 studies.app.command("attribute-extraction")(attribute_extraction.command)
 studies.app.command("cross-model")(cross_model.command)
 studies.app.command("entity-resolution")(entity_resolution.command)
+studies.app.command("tokenization")(tokenization.command)
 app.add_typer(studies.app, name="study")
 app.add_typer(runs.app, name="runs")
 

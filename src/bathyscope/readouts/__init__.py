@@ -8,7 +8,7 @@ from bathyscope.errors import UsageError
 from bathyscope.readouts.base import Candidate, Original, Reading, Readout
 from bathyscope.readouts.comparisons import KL, PrecisionAtK, ReverseSurprisal, Several, Surprisal
 from bathyscope.readouts.metrics import Logit, LogitDiff, LogProbability, Metric, Probability
-from bathyscope.readouts.next_token import NextToken, Rank, token_id
+from bathyscope.readouts.next_token import FirstToken, NextToken, Rank, first_token, token_id
 from bathyscope.readouts.texts import Contains, Generate, normalized
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "READOUTS",
     "Candidate",
     "Contains",
+    "FirstToken",
     "Generate",
     "LogProbability",
     "Logit",
@@ -31,6 +32,7 @@ __all__ = [
     "ReverseSurprisal",
     "Several",
     "Surprisal",
+    "first_token",
     "normalized",
     "readout_of",
     "token_id",

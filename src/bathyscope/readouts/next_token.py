@@ -111,6 +111,49 @@ def token_id(model: Model, token: str | int) -> int:
     return ids[0]
 
 
+@dataclass(frozen=True)
+class FirstToken:
+    """The token that an answer begins with.
+
+    Args:
+        id, token: it, and its text.
+        whole: the answer as it follows the prompt, with a space before it where one is needed.
+        n_tokens: of how many tokens that is the first.
+    """
+
+    id: int
+    token: str
+    whole: str
+    n_tokens: int
+
+
+def first_token(model: Model, answer: str, *, after: str) -> FirstToken:
+    """The token that an answer begins with where it follows a prompt.
+
+    A word that follows a word has a space before it, which most vocabularies keep in its token.
+
+    Args:
+        model: the model.
+        answer: as a person writes it.
+        after: the prompt.
+
+    Raises:
+        UsageError: there is no answer.
+
+    Example:
+        >>> import bathyscope
+        >>> from bathyscope.readouts import first_token
+        >>> first_token(bathyscope.load(), "Paris", after="The capital of France is").token
+        ' Paris'
+    """
+    if not answer.strip():
+        raise UsageError(f"the answer {answer!r} was given", "a text with a character that is seen", "--answer Paris")
+    spaced = answer[0].isspace() or not answer[0].isalnum() or not after or after[-1].isspace()
+    whole = answer if spaced else f" {answer}"
+    ids = model.tokenizer(whole, add_special_tokens=False)["input_ids"]
+    return FirstToken(ids[0], model.token_texts(ids[:1])[0], whole, len(ids))
+
+
 def measured(model: Model, logits: Tensor, **values: Tensor) -> tuple[Reading, ...]:
     """A reading a row: its likeliest token, and values by name, each (rows,)."""
     best = logits.argmax(-1).tolist()

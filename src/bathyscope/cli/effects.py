@@ -1,0 +1,108 @@
+"""What `patch`, `trace` and `knockout` share: the token that is measured, how they run, how effects are shown."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from bathyscope.cli import choices, signed, terminal
+from bathyscope.cli.opening import opened
+from bathyscope.cli.stopping import stoppable
+
+if TYPE_CHECKING:
+    from bathyscope.causal import CausalCell, CausalResult
+    from bathyscope.model import Model
+    from bathyscope.readouts import Metric
+
+STRONGEST = 5
+
+
+def check(
+    prompts: "tuple[str, ...]", layers: str | None, revision: str | None, model: str | None, out: Path | None
+) -> None:
+    """Refuse what can be refused without a model."""
+    for prompt in prompts:
+        choices.check_text(prompt)
+    choices.check_revision(revision, model)
+    if layers is not None:
+        choices.check_layers(layers, "--layers")
+    if out is not None:
+        choices.check_out(out, ".json", ".html")
+        choices.check_writable(out.parent)
+
+
+def metric(model: "Model", prompt: str, answer: str | None, wrong: str | None, *, probability: bool) -> "Metric":
+    """What is measured: the difference of two logits, or one token's probability or its logarithm."""
+    from bathyscope.readouts import LogitDiff, LogProbability, Probability
+
+    right = _token(model, prompt, answer)
+    if wrong is not None:
+        return LogitDiff(right, _token(model, prompt, wrong))
+    return Probability(right) if probability else LogProbability(right)
+
+
+def run(
+    method: Callable[..., "CausalResult"],
+    *arguments: Any,
+    name: str,
+    as_json: bool,
+    out: Path | None,
+    explain: bool,
+    stored: bool,
+    memory: int | None,
+    **asked: Any,
+) -> None:
+    """Run a method with what a person sees meanwhile, and show or save what it returns."""
+    if memory is not None:
+        asked["budget"] = memory * 2**20
+    if explain:
+        asked["planned"] = lambda plan: terminal.note_lines(plan.explain())
+    with (
+        opened(stored=stored) as store,
+        terminal.progress(name, shown=terminal.may_animate(as_json=as_json)) as tick,
+        stoppable() as stop,
+    ):
+        result = method(*arguments, store=store, progress=tick, stop=stop, **asked)
+    try:
+        if out is not None:
+            result.save(out)
+            terminal.note(f"saved to {out}")
+    finally:  # a full disk is no reason to lose what was found
+        if as_json:
+            typer.echo(result.to_json().encode())
+        else:
+            _show(result)
+
+
+def _show(result: "CausalResult") -> None:
+    console = terminal.out()
+    for name, text in result.facts().items():
+        console.print(terminal.cell(f"{name}: {text}", wrap=True))
+    signed.show(result.maps(), console)
+    console.print()
+    strongest = ", ".join(f"{_place(cell)} {cell.effect:+.3f}" for cell in result.strongest(STRONGEST))
+    console.print(terminal.cell(f"Largest effects: {strongest}", wrap=True))
+    console.print(terminal.cell("Layers count from 0; embed is what comes before them.", "dim", wrap=True))
+
+
+def _place(cell: "CausalCell") -> str:
+    return cell.site if cell.position is None else f"{cell.site} at {cell.position} {cell.token!r}"
+
+
+def _token(model: "Model", prompt: str, text: str | None) -> int:
+    """The id of the token that is meant, told where it is not the very text that was typed."""
+    from bathyscope.generation import generate
+    from bathyscope.readouts import first_token
+
+    if text is None:
+        (own,) = generate(model, prompt, max_new_tokens=1)[0].ids[:1]
+        terminal.note(
+            f"the answer is {model.token_texts([own])[0]!r}, which the model says itself; another: --answer TEXT"
+        )
+        return own
+    found = first_token(model, text, after=prompt)
+    if found.whole != text or found.n_tokens > 1:
+        part = f", the first of {found.n_tokens} tokens" if found.n_tokens > 1 else ""
+        terminal.note(f"{text!r} is measured as {found.token!r}{part}")
+    return found.id
