@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bathyscope import (
         attribution,
+        causal,
         engine,
         facts,
         fitting,
@@ -73,6 +74,7 @@ __all__ = [
     "Write",
     "attribution",
     "capture",
+    "causal",
     "differentiate",
     "engine",
     "facts",

@@ -62,7 +62,8 @@ class Target:
     Args:
         model: M*; the source's model unless said.
         prompt: T, an inspection prompt, or text whose last "x" is the placeholder.
-        layer: l*: "same" as the source's, or a fixed layer, or several for the whole l x l* grid.
+        layer: l*: "same" as the source's, or a fixed layer, or several for the whole l x l* grid, or "below" for
+            every layer below the source's.
         component: what is written at a layer.
 
     Example:
@@ -295,8 +296,8 @@ class _Asked:
                 "placeholder": inspected.placeholder,
                 "placeholder_tokens": [inspected.tokens.texts[position] for position in inspected.positions],
                 "positions": list(inspected.positions),
-                "layers": "same"
-                if self.target.layer == "same"
+                "layers": self.target.layer
+                if self.target.layer in ("same", "below")
                 else list(dict.fromkeys(place.target_layer for place in self.places)),
                 "component": self.target.component,
                 **({"writes": written} if written else {}),
@@ -345,8 +346,7 @@ def _places(source: Source, target: Target, tokens: Tokens, target_model: Model)
     source_layers = _layers(source.layer, source.model, source.component)
     for position in prompts.resolve(tokens, source.position):
         for layer in source_layers:
-            targets = (layer,) if target.layer == "same" else _layers(target.layer, target_model, target.component)
-            for target_layer in targets:
+            for target_layer in _target_layers(layer, target, target_model):
                 check_layer(target_layer, target_model.n_layers)
                 yield _Place(
                     _site(source.model, source.component, layer),
@@ -355,6 +355,15 @@ def _places(source: Source, target: Target, tokens: Tokens, target_model: Model)
                     _site(target_model, target.component, target_layer),
                     target_layer,
                 )
+
+
+def _target_layers(layer: int, target: Target, model: Model) -> tuple[int, ...]:
+    """Where what was read at a layer is written."""
+    if target.layer == "same":
+        return (layer,)
+    if target.layer == "below":
+        return tuple(one for one in _layers("all", model, target.component) if one < layer)
+    return _layers(target.layer, model, target.component)
 
 
 def _layers(layers: Layers, model: Model, component: str) -> tuple[int, ...]:

@@ -33,11 +33,14 @@ _HOMES = {
     "edges": "bathyscope.attribution.edge_result",
     "direction": "bathyscope.steering.directions",
     "steering": "bathyscope.steering.result",
+    "causal": "bathyscope.causal.result",
     "probing": "bathyscope.probing.result",
     "attribute-extraction": "bathyscope.studies.attribute_result",
+    "multihop": "bathyscope.studies.multihop_result",
     "next-token": "bathyscope.studies.next_token_result",
     "cross-model": "bathyscope.studies.cross_model_result",
     "entity-resolution": "bathyscope.studies.entity_result",
+    "tokenization": "bathyscope.studies.tokenization_result",
 }
 """Where each kind is defined, for a file that is read before anything made a result of its kind."""
 

@@ -1,5 +1,6 @@
 """Causal methods: change a run at one place, and measure what that does to the answer."""
 
+from bathyscope.causal.back_patching import back_patching
 from bathyscope.causal.knockout import attention_knockout
 from bathyscope.causal.linearised import LinearisedPath, linearised_path_patching
 from bathyscope.causal.measuring import RunOptions
@@ -16,6 +17,7 @@ __all__ = [
     "RunOptions",
     "activation_patching",
     "attention_knockout",
+    "back_patching",
     "causal_tracing",
     "linearised_path_patching",
     "path_patching",

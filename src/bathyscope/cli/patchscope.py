@@ -95,7 +95,7 @@ def _check(text: str, layers: str | None, target_layer: str | None, out: Path | 
     """Refuse what no model could do."""
     choices.check_text(text)
     choices.check_layers(layers or "all", "--layers")
-    if target_layer not in (None, "same"):
+    if target_layer not in (None, "same", "below"):
         choices.check_layers(target_layer, "--target-layer")
     if out is not None:
         choices.check_out(out, ".json", ".html")

@@ -52,11 +52,11 @@ Chat = Annotated[
 TargetLayer = Annotated[
     str | None,
     typer.Option(
-        metavar="same|N|all",
+        metavar="same|N|all|below",
         callback=readable,
         show_default="same",
-        help="After which layer to write: the one that was read (same), a fixed one (--target-layer 2), or every "
-        "one (--target-layer all).",
+        help="After which layer to write: the one that was read (same), a fixed one (--target-layer 2), every "
+        "one (--target-layer all), or every one below it (--target-layer below).",
         rich_help_panel=WRITE,
     ),
 ]
