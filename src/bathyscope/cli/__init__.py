@@ -21,6 +21,7 @@ from bathyscope.cli import (
     lens,
     mapping,
     models,
+    multihop,
     patch,
     patchscope,
     runs,
@@ -61,6 +62,7 @@ studies.app.command("attribute-extraction")(attribute_extraction.command)
 studies.app.command("cross-model")(cross_model.command)
 studies.app.command("entity-resolution")(entity_resolution.command)
 studies.app.command("tokenization")(tokenization.command)
+studies.app.command("multihop")(multihop.command)
 app.add_typer(studies.app, name="study")
 app.add_typer(runs.app, name="runs")
 

@@ -1,6 +1,6 @@
 """What the entity-resolution study returns: scores by layer with their controls, and where each entity resolves."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, Self
 
@@ -87,8 +87,8 @@ class EntityResolutionResult(StudyResult):
     @override
     def table(self) -> str:
         shown = {"best": [self.best], "by tokens of the name": self.by_tokens, "entities": self.entities}
-        found = _grid(self.heading, self.facts(), [_named(record) for record in (*self.records, self.early) if record])
-        return found + "".join(_grid(name, {}, records) for name, records in shown.items() if any(records))
+        found = grid(self.heading, self.facts(), [_named(record) for record in (*self.records, self.early) if record])
+        return found + "".join(grid(name, {}, records) for name, records in shown.items() if any(records))
 
 
 def _named(record: Record) -> Record:
@@ -96,7 +96,8 @@ def _named(record: Record) -> Record:
     return {**record, "layer": layer_name(layer) if isinstance(layer, int) else layer}
 
 
-def _grid(heading: str, facts: Mapping[str, str], records: Any) -> str:
+def grid(heading: str, facts: Mapping[str, str], records: Sequence[Record]) -> str:
+    """Records as a table of a page, a row each, numbered."""
     columns = list(dict.fromkeys(name for record in records for name in record))
     rows = {str(number): [_text(record.get(column)) for column in columns] for number, record in enumerate(records, 1)}
     return pages.grid(heading, facts, "", columns, rows)
