@@ -14,6 +14,7 @@ from torch import Tensor
 from bathyscope import prompts
 from bathyscope.attribution.frozen import FrozenNorm
 from bathyscope.attribution.heads import head_outputs
+from bathyscope.attribution.pairs import described
 from bathyscope.attribution.result import DIRECT, AttributionResult, Node
 from bathyscope.errors import UsageError
 from bathyscope.forward import Activations, capture
@@ -79,7 +80,7 @@ def direct_logit_attribution(
     spec = {"method": DIRECT, "prompt": tokens.text, "ids": list(tokens.ids), "position": at, **metric.spec()}
     return AttributionResult(
         method=DIRECT,
-        metric=metric.spec(),
+        metric=described(model, metric),
         clean=tokens.text,
         corrupted=None,
         nodes=tuple(nodes),

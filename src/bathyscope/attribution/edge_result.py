@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bathyscope import pages
+from bathyscope.attribution.result import metric_in_words
 from bathyscope.results import Result
 
 KEPT = 1000
@@ -133,9 +134,9 @@ class EdgeResult(Result):
             "clean": self.clean,
             "corrupted": self.corrupted,
             "model": self.provenance["models"][0]["model"],
-            "metric": ", ".join(f"{name} {value!r}" for name, value in self.metric.items()),
+            "metric": metric_in_words(self.metric),
             **{name: f"{value:.4f}" for name, value in self.values.items()},
-            "edges": f"{self.count:,}, of which the strongest are shown",
+            "edges": f"{self.count:,} are estimated, and the strongest shown; none is measured",
         }
 
     def page(self) -> str:

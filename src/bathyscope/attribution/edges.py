@@ -17,6 +17,7 @@ from torch import Tensor
 from bathyscope.attribution.edge_result import EdgeResult
 from bathyscope.attribution.integrated import check_steps
 from bathyscope.attribution.options import Asked, AttributionOptions
+from bathyscope.attribution.pairs import described
 from bathyscope.attribution.patching import run_values
 from bathyscope.batches import Batch
 from bathyscope.errors import InterventionError, UsageError
@@ -83,7 +84,7 @@ def edge_attribution(
     method = "edges" if steps is None else "edges-integrated"
     return EdgeResult(
         method,
-        metric.spec(),
+        described(model, metric),
         asked.pair.clean.text,
         asked.pair.corrupted.text,
         tuple(map(str, names.senders)),

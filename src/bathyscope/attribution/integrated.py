@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.attribution.options import Asked, AttributionOptions
+from bathyscope.attribution.pairs import described
 from bathyscope.attribution.patching import run_values
 from bathyscope.attribution.result import AttributionResult, Node
 from bathyscope.errors import UsageError
@@ -98,7 +99,7 @@ def integrated_gradients(
     note = f"At {', '.join(partly)} much goes past what is written, so attributions do not add up to the total."
     return AttributionResult(
         method="integrated-gradients",
-        metric=metric.spec(),
+        metric=described(model, metric),
         clean=asked.pair.clean.text,
         corrupted=asked.pair.corrupted.text,
         nodes=tuple(asked.measured(model, nodes)),

@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bathyscope.errors import StorageError, UsageError
 from bathyscope.model import Model, Prompt, Tokens
-from bathyscope.readouts import LogitDiff, Metric
+from bathyscope.readouts import LogitDiff, Metric, token_id
 
 FIELDS = ("clean", "corrupted", "answer", "wrong_answer")
 PUBLIC_FIELDS = ("clean_prefix", "patch_prefix", "clean_answer", "patch_answer")
@@ -54,6 +55,17 @@ def pair(model: Model, clean: Prompt, corrupted: Prompt, metric: Metric) -> Pair
         raise UsageError(f"clean and corrupted prompt are the same tokens ({one.numbered()})", "they must differ")
     metric.check(model, model)
     return Pair(one, other, metric)
+
+
+def described(model: Model, metric: Metric) -> dict[str, Any]:
+    """A metric's spec, with the text of each of its tokens for people, such as "answer_text"."""
+    spec = metric.spec()
+    texts = {
+        f"{name}_text": model.token_texts([token_id(model, spec[name])])[0]
+        for name in ("token", "answer", "wrong_answer")
+        if name in spec
+    }
+    return {**spec, **texts}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.attribution.options import Asked, AttributionOptions
+from bathyscope.attribution.pairs import described
 from bathyscope.attribution.result import AttributionResult, Node
 from bathyscope.forward import capture
 from bathyscope.generation import next_logits
@@ -60,7 +61,7 @@ def attribution_patching(
         nodes += asked.nodes(site, shift * found.gradients[site][0].double())
     return AttributionResult(
         method="attribution-patching",
-        metric=metric.spec(),
+        metric=described(model, metric),
         clean=asked.pair.clean.text,
         corrupted=asked.pair.corrupted.text,
         nodes=tuple(asked.measured(model, nodes)),

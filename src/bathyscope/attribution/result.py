@@ -170,7 +170,7 @@ class AttributionResult(Result):
             **{"clean": self.clean},
             **({"corrupted": self.corrupted} if self.corrupted is not None else {}),
             "model": self.provenance["models"][0]["model"],
-            "metric": ", ".join(f"{name} {value!r}" for name, value in self.metric.items()),
+            "metric": metric_in_words(self.metric),
             **{name: f"{value:.4f}" for name, value in self.values.items()},
             **(
                 {}
@@ -194,6 +194,18 @@ class AttributionResult(Result):
         )
 
 
+def metric_in_words(metric: Mapping[str, Any]) -> str:
+    """A metric with its tokens as text.
+
+    Example:
+        >>> from bathyscope.attribution.result import metric_in_words
+        >>> metric_in_words({"readout": "Logit", "token": 7042, "token_text": " Paris"})
+        "Logit of ' Paris'"
+    """
+    tokens = [repr(value) for name, value in metric.items() if name.endswith("_text")]
+    return f"{metric['readout']} of {' and '.join(tokens)}" if tokens else str(metric["readout"])
+
+
 def _component(node: Node) -> str:
     # The embedding is the lowest layer of the residual stream, and stands in its map.
     name = node.site.split(".")[0]
@@ -205,7 +217,9 @@ def _row(node: Node) -> str:
 
 
 def _column(node: Node) -> str:
-    return f"head {node.head}" if _component(node) in PER_HEAD else f"{node.position} {node.token}"
+    return (
+        f"head {node.head}" if _component(node) in PER_HEAD else f"{node.position} {node.token.strip() or node.token!r}"
+    )
 
 
 def _mapped(heading: str, nodes: list[Node], numbers: list[float]) -> SignedMap:
