@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from bathyscope.errors import UsageError
 from bathyscope.files import write_atomically
 from bathyscope.sites import EMBEDDING_LAYER
-from bathyscope.studies import PROMPTS, CrossModelResult, NextTokenResult
+from bathyscope.studies import PROMPTS, CrossModelResult, MultihopResult, NextTokenResult
 from bathyscope.studies.curves import Drawable, Panel
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def save_curves(result: Drawable, path: str | Path) -> Path:
     """Draw a study that has curves over layers: a panel for each of its measures, controls thin and dashed.
 
     Args:
-        result: of `studies.entity_resolution` or `studies.tokenization`.
+        result: of `studies.entity_resolution`, `studies.tokenization` or `studies.attribute_extraction`.
         path: a file that ends in .png or .svg; what was there is replaced.
 
     Raises:
@@ -260,11 +260,69 @@ def save_curves(result: Drawable, path: str | Path) -> Path:
     model, seed = result.provenance["models"][0]["model"], result.provenance["spec"]["seed"]
     with matplotlib.rc_context({"svg.hashsalt": "bathyscope", "font.family": "DejaVu Sans", "font.size": 9}):
         figure = Figure(figsize=(5.5 * len(panels), 5), layout="constrained")
-        figure.suptitle(
-            f"{result.heading}\n{model}, n = {result.records[0]['n']}, seed {seed}, 95% intervals", fontsize=11
-        )
+        spread = ", 95% intervals" if any(curve.intervals for panel in panels for curve in panel.curves) else ""
+        figure.suptitle(f"{result.heading}\n{model}, n = {result.records[0]['n']}, seed {seed}{spread}", fontsize=11)
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _curves(axes, panel)
+        figure.savefig(written, format=path.suffix[1:], dpi=150, metadata=_metadata(path))
+    write_atomically(path, written.getvalue())
+    return path
+
+
+def save_counts(result: MultihopResult, path: str | Path) -> Path:
+    """Draw a multi-hop study: for each configuration how many queries are right at each pair of layers.
+
+    Args:
+        result: of `studies.multihop`.
+        path: a file that ends in .png or .svg; what was there is replaced.
+
+    Raises:
+        UsageError: another ending, or matplotlib is not installed.
+        StorageError: it cannot be written; what was there is intact.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from bathyscope.plots import save_counts
+        >>> from bathyscope.studies import MultihopResult
+        >>> record = {"configuration": 1, "n": 4, "vanilla": 1, "patchscope_oracle": 2, "control_random_oracle": 0}
+        >>> asked = {"models": [{"model": "tiny"}], "spec": {"seed": 0, "layers": [0], "target_layers": [0, 1]}}
+        >>> result = MultihopResult((record,), asked, grids={"1": [[1, 2]]})
+        >>> save_counts(result, pathlib.Path(tempfile.mkdtemp()) / "study.svg").name
+        'study.svg'
+    """
+    path = Path(path)
+    if path.suffix not in ENDINGS:
+        raise UsageError(f"{str(path)!r} was given", "plots are drawn as .png or .svg", f"{path.stem}.svg")
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("a plot needs matplotlib", "it is an extra", 'pip install "bathyscope[plots]"') from None
+    written, n = io.BytesIO(), result.records[0]["n"]
+    model, seed = result.provenance["models"][0]["model"], result.provenance["spec"]["seed"]
+    names = [
+        ["embed" if layer == EMBEDDING_LAYER else str(layer) for layer in layers]
+        for layers in (result.targets, result.sources)
+    ]
+    with matplotlib.rc_context({"svg.hashsalt": "bathyscope", "font.family": "DejaVu Sans", "font.size": 9}):
+        figure = Figure(figsize=(5.5 * len(result.grids), 5.4), layout="constrained")
+        figure.suptitle(
+            f"{result.heading}\n{model}, n = {n}, seed {seed}; vanilla {result.records[0]['vanilla']}", fontsize=11
+        )
+        panels = figure.subplots(1, len(result.grids), squeeze=False)[0]
+        for axes, record in zip(panels, result.records, strict=True):
+            grid = result.grids[str(record["configuration"])]
+            image = axes.imshow(grid, vmin=0, vmax=n, cmap="viridis", origin="lower", aspect="auto")
+            axes.set_title(
+                f"configuration {record['configuration']}: ORACLE {record['patchscope_oracle']}, "
+                f"that of random vectors {record['control_random_oracle']}",
+                fontsize=9,
+            )
+            axes.set_xticks(range(len(result.targets)), names[0], fontsize=7)
+            axes.set_yticks(range(len(result.sources)), names[1], fontsize=7)
+            axes.set_xlabel("written after layer")
+            axes.set_ylabel("read after layer")
+            figure.colorbar(image, ax=axes, label="queries right", shrink=0.8)
         figure.savefig(written, format=path.suffix[1:], dpi=150, metadata=_metadata(path))
     write_atomically(path, written.getvalue())
     return path

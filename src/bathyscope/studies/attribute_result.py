@@ -38,9 +38,9 @@ class AttributeExtractionResult(StudyResult):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, Any]) -> Self:
         """The result that was saved."""
-        base = StudyResult.from_dict.__func__(cls, data, tensors)  # type: ignore[attr-defined]
-        object.__setattr__(base, "summary", tuple(data["summary"]))
-        return base
+        found = super().from_dict(data, tensors)
+        object.__setattr__(found, "summary", tuple(data["summary"]))
+        return found
 
     @property
     def relations(self) -> tuple[str, ...]:
