@@ -254,7 +254,7 @@ def _notes(asked: _Asked) -> Iterator[str]:
     thought = sum(one.right(one.chain_of_thought) for one in asked.answered)
     yield f"of all {n} queries vanilla answers {vanilla}, chain of thought {thought}"
     yield (
-        f"right: the answer stands in the {layers.new_tokens} tokens that the model writes greedily (the paper has 20), "
+        f"right: the answer stands in the {layers.new_tokens} tokens that the model writes greedily (20 in the paper), "
         "both normalized (NFKC, case folded, letters and digits only), at the borders of words"
     )
     yield (
