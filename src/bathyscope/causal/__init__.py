@@ -1,6 +1,6 @@
 """Causal methods: change a run at one place, and measure what that does to the answer."""
 
-from bathyscope.causal.back_patching import back_patching
+from bathyscope.causal.back_patch import back_patching
 from bathyscope.causal.knockout import attention_knockout
 from bathyscope.causal.linearised import LinearisedPath, linearised_path_patching
 from bathyscope.causal.measuring import RunOptions

@@ -106,15 +106,7 @@ def attention_knockout(
             f"the {metric.name} is {plain:.3g} before anything is cut", "a change is told as a share of it"
         )
     found = [
-        CausalCell(
-            site=str(site),
-            layer=site.layer,
-            head=site.head,
-            position=group.keys[-1],
-            token=group.name,
-            value=value,
-            effect=(value - plain) / abs(plain),
-        )
+        CausalCell(str(site), site.layer, site.head, group.keys[-1], group.name, value, (value - plain) / abs(plain))
         for (site, group), value in zip(cuts, values, strict=True)
     ]
     asked = ", ".join(f"{index} {tokens.texts[index]!r}" for index in asking)
