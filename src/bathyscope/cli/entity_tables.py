@@ -27,11 +27,13 @@ WORDS: Final = {
     "contains_shuffled": "other\nentity",
     "logit_lens": "logit\nlens",
     "tuned_lens": "tuned\nlens",
+    "similarity": "simi-\nlar",
+    "similarity_shuffled": "other\nentity",
     "probe": "probe\n(type)",
     "majority": "major-\nity",
 }
 """Columns by field: ROUGE-L with its controls; telling words beside the lenses, and the probe."""
-MAIN: Final = ("rouge_l", "contains")
+MAIN: Final = ("rouge_l", "contains", "similarity")
 """The columns of the descriptions themselves."""
 
 

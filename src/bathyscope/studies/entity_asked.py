@@ -18,6 +18,7 @@ from bathyscope.mappings import Affine
 from bathyscope.model import Model, Tokens
 from bathyscope.probing import Example, representations
 from bathyscope.prompts import Inspection
+from bathyscope.sentences import SentenceModel
 from bathyscope.sites import Site, check_layer, parse_layers, residual_site
 from bathyscope.studies.asked import loadable
 from bathyscope.studies.crossed import random_like
@@ -39,6 +40,7 @@ class EntityResolutionChoices(TypedDict, total=False):
         new_tokens: of how many tokens a description is at most, 8 unless said.
         seed: decides halves, folds, random vectors, which entities are exchanged, and the bootstrap; 0 unless said.
         tuned_lens: from `fitting.fit_tuned_lens`, to be printed beside; none unless given.
+        sentence_model: by which similarity is measured as well; none unless given.
     """
 
     entities: Sequence[Entity]
@@ -46,6 +48,7 @@ class EntityResolutionChoices(TypedDict, total=False):
     new_tokens: int
     seed: int
     tuned_lens: Affine | None
+    sentence_model: SentenceModel | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +62,7 @@ class AskedEntities:
         new_tokens: of a description.
         seed: decides everything that is drawn.
         tuned_lens: None where it is not measured.
+        sentence_model: None where similarity is not measured.
     """
 
     model: Model
@@ -67,6 +71,7 @@ class AskedEntities:
     new_tokens: int = NEW_TOKENS
     seed: int = 0
     tuned_lens: Affine | None = None
+    sentence_model: SentenceModel | None = None
 
     @classmethod
     def of(cls, model: Model, choices: EntityResolutionChoices) -> "AskedEntities":
@@ -89,6 +94,7 @@ class AskedEntities:
             choices.get("new_tokens", NEW_TOKENS),
             choices.get("seed", 0),
             choices.get("tuned_lens"),
+            choices.get("sentence_model"),
         )
         if asked.new_tokens < 1:
             raise UsageError(f"{asked.new_tokens} new tokens were asked for", "at least 1", "--new-tokens 8")

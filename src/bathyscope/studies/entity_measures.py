@@ -1,6 +1,6 @@
 """From what was said to numbers: a score for each entity and layer, and for each control."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -9,6 +9,7 @@ import numpy
 from numpy.typing import NDArray
 
 from bathyscope.facts import Entity
+from bathyscope.sentences import SentenceModel
 from bathyscope.studies.entity_portions import Said
 from bathyscope.studies.entity_scores import (
     description_of,
@@ -28,6 +29,8 @@ MEASURES: Final = {
     "rouge_l_unseen": "the same without words of the name and of the target prompt",
     "contains": "share of descriptions with a telling word of the reference",
 }
+SIMILARITY: Final = "similarity"
+"""Cosine similarity of description and reference under a sentence model, measured where there is one."""
 """How a text is scored, by field."""
 
 
@@ -39,23 +42,28 @@ class Reference:
         entity: the entity.
         known: words of its name and of the target prompt, which prove nothing.
         telling: the other words of the reference that are no function words.
+        alike: how like two texts are under a sentence model; None where there is none.
     """
 
     entity: Entity
     known: frozenset[str]
     telling: frozenset[str]
+    alike: Callable[[str, str], float] | None = None
 
     @classmethod
-    def of(cls, entity: Entity, prompt: str) -> "Reference":
+    def of(cls, entity: Entity, prompt: str, alike: Callable[[str, str], float] | None = None) -> "Reference":
         """The reference of an entity under a target prompt."""
         known = words_of(entity.name) | words_of(prompt)
-        return cls(entity, known, telling_words(entity.description, known))
+        return cls(entity, known, telling_words(entity.description, known), alike)
 
     def score(self, measure: str, text: str) -> float:
         """How a text of this entity does, 0 to 1; not a number where the reference has no telling word."""
         said = description_of(text)
         if measure == "rouge_l":
             return rouge_l(self.entity.description, said)
+        if measure == SIMILARITY:
+            assert self.alike is not None
+            return self.alike(self.entity.description, said)
         if not self.telling:
             return float("nan")
         if measure == "contains":
@@ -152,3 +160,20 @@ def exchanged(kinds: Sequence[Any], seed: int) -> list[int]:
         for place, number in enumerate(members):
             found[number] = members[(place + 1) % len(members)]
     return found
+
+
+class Alike:
+    """Cosine similarity of texts, each embedded once.
+
+    Args:
+        model: the sentence model.
+        texts: all texts that will be asked about.
+    """
+
+    def __init__(self, model: SentenceModel, texts: Iterable[str]) -> None:
+        distinct = list(dict.fromkeys(texts))
+        self._vectors = dict(zip(distinct, model.embed(distinct).double().numpy(), strict=True))
+
+    def __call__(self, text: str, other: str) -> float:
+        """Of two of the texts, -1 to 1; 0 where one has no words."""
+        return float(self._vectors[text] @ self._vectors[other])

@@ -1,6 +1,6 @@
 """What the entity-resolution study measures and keeps together: a name with all its layers, or the controls."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -204,3 +204,10 @@ class Said:
             tuple(map(tuple, controls["random"])),
             tuple(prompting["texts"]),
         )
+
+    def all_texts(self) -> Iterator[str]:
+        """Everything that was said."""
+        yield self.unpatched
+        yield from (*self.mean, *self.prompting)
+        for rows in (self.texts, self.random):
+            yield from (text for row in rows for text in row)

@@ -22,11 +22,11 @@ class EntityResolutionResult(StudyResult):
     """What `entity_resolution` returns: a record a layer.
 
     A record has "layer", "n" and, of the descriptions, "rouge_l", "rouge_l_unseen" and "contains" (see
-    `entity_measures.MEASURES`) with their "..._interval"; the ROUGE-L of each control ("unpatched", "random", "mean",
-    "shuffled", "shuffled_same_type", "prompting") and the "contains_..." of each; "logit_lens" and, where there is
-    one, "tuned_lens": the share of entities of which the 20 likeliest tokens have a telling word, and
-    "contains_minus_logit_lens" with its interval; "probe" and "majority": accuracy of the entity's type. `controls` has
-    the means over the layers that were measured.
+    `entity_measures.MEASURES`), and "similarity" where a sentence model was given, with their "..._interval"; the
+    ROUGE-L of each control ("unpatched", "random", "mean", "shuffled", "shuffled_same_type", "prompting"), and their
+    "contains_..." and "similarity_..."; "logit_lens" and, where there is one, "tuned_lens": the share of entities of
+    which the 20 likeliest tokens have a telling word, and "contains_minus_..." with its interval; "probe" and
+    "majority": accuracy of the entity's type. `controls` has the means over the layers that were measured.
 
     Args:
         early: the means over blocks 0 to 5, as a record; empty where they were not measured.

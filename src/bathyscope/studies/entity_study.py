@@ -17,6 +17,7 @@ from bathyscope.generation import Progress
 from bathyscope.model import Model
 from bathyscope.probing import Folds, Majority, predictions
 from bathyscope.results import provenance
+from bathyscope.sentences import INSTALL
 from bathyscope.store import Store
 from bathyscope.studies.bootstrap import RESAMPLES, Bootstrap
 from bathyscope.studies.entity_asked import RANDOM, AskedEntities, EntityResolutionChoices
@@ -29,7 +30,7 @@ from bathyscope.studies.entity_layers import (
     resolving_layers,
     tallied,
 )
-from bathyscope.studies.entity_measures import MEASURES, Measures, Reference, Table
+from bathyscope.studies.entity_measures import MEASURES, SIMILARITY, Alike, Measures, Reference, Table
 from bathyscope.studies.entity_portions import TOP, EntityMeasuring, Said, groups_of
 from bathyscope.studies.entity_result import CONTROLS, EARLY, EntityResolutionResult
 from bathyscope.studies.entity_scores import check_rouge, description_of
@@ -91,7 +92,7 @@ def entity_resolution(
     records = tuple(scored.records())
     return EntityResolutionResult(
         records=records,
-        provenance=provenance([model.provenance()], spec),
+        provenance=provenance([model.provenance()], {**spec, "sentence_model": _name(asked)}),
         notes=tuple(_notes(asked)),
         controls=tuple(scored.controls()),
         plans={name: one.to_dict() for name, one in plans.items()},
@@ -118,12 +119,16 @@ class _Scored:
 
     def __init__(self, asked: AskedEntities, said: Said, probe: Mapping[str, Table]) -> None:
         self.asked, self.said = asked, said
-        prompt = asked.inspection.tokens.text
-        measures = Measures(tuple(Reference.of(one, prompt) for one in asked.entities), said, asked.seed)
+        prompt, alike, self.measures = asked.inspection.tokens.text, None, tuple(MEASURES)
+        if asked.sentence_model is not None:
+            said_all = map(description_of, said.all_texts())
+            alike = Alike(asked.sentence_model, [*(one.description for one in asked.entities), *said_all])
+            self.measures = (*MEASURES, SIMILARITY)
+        measures = Measures(tuple(Reference.of(one, prompt, alike) for one in asked.entities), said, asked.seed)
         self.bootstrap = Bootstrap.of([*range(len(asked.entities))], seed=asked.seed)
         self.halves = Halves.drawn(len(asked.entities), asked.seed)
-        self.patched = {measure: measures.patched(measure) for measure in MEASURES}
-        self.beside = {measure: _controls(measures, measure) for measure in MEASURES}
+        self.patched = {measure: measures.patched(measure) for measure in self.measures}
+        self.beside = {measure: _controls(measures, measure) for measure in self.measures}
         self.lenses = {lens: measures.lens(lens) for lens in said.lenses}
         self.probe = probe
         scores = self.patched["rouge_l"]
@@ -152,7 +157,7 @@ class _Scored:
         """The means over all layers that were measured, beside the descriptions'."""
         for name in ("patchscope", *CONTROLS):
             record: dict[str, Any] = {"control": name}
-            for measure in MEASURES:
+            for measure in self.measures:
                 table = self.patched[measure] if name == "patchscope" else self.beside[measure][name]
                 record |= tallied(measure, _mean(table), self.bootstrap)
             yield record
@@ -198,7 +203,8 @@ class _Scored:
         record["n_telling"] = int((~numpy.isnan(patched["contains"])).sum())
         for name in CONTROLS:
             record |= {name: _overall(self.beside["rouge_l"][name], columns)}
-            record |= {f"contains_{name}": _overall(self.beside["contains"][name], columns)}
+            for measure in self.measures[2:]:
+                record |= {f"{measure}_{name}": _overall(self.beside[measure][name], columns)}
         for lens, table in self.lenses.items():
             listed = _mean(table[:, columns])
             record |= tallied(lens, listed, self.bootstrap)
@@ -234,6 +240,10 @@ def _probed(asked: AskedEntities) -> dict[str, Table]:
         .repeat(len(read), 0)
         .T,
     }
+
+
+def _name(asked: AskedEntities) -> str | None:
+    return None if asked.sentence_model is None else asked.sentence_model.name
 
 
 def _mean(table: Table) -> NDArray[numpy.float64]:
@@ -276,4 +286,7 @@ def _notes(asked: AskedEntities) -> Iterator[str]:
     )
     yield "chosen: each half of the entities at the layer that is best for the other half"
     yield f"intervals: 95%, bootstrap over entities ({RESAMPLES:,} resamples)"
-    yield "not measured: similarity by a sentence model"
+    if asked.sentence_model is None:
+        yield f"similarity is not measured: no sentence model was given, or is installed ({INSTALL})"
+    else:
+        yield f"similarity: cosine of description and reference under {asked.sentence_model.name}"

