@@ -25,6 +25,7 @@ from bathyscope.cli import ladders, opening, options, terminal
 from bathyscope.mappings import Affine, Fit, Term, model_identity
 from bathyscope.patchscopes import PatchscopeResult
 from bathyscope.sites import residual_site
+from bathyscope.steering import difference_of_means
 from command_line import TEXT, Outcome, assert_one_line, process
 from families import save_tiny
 
@@ -493,13 +494,14 @@ def test_the_examples_of_the_help_run(bathyscope, tmp_path, monkeypatch, example
 
 
 def _write_what_examples_name(folder: Path) -> None:
-    """The text, and the lens that was fitted on it."""
+    """The text, the lens that was fitted on it, and a direction."""
     (folder / "news.txt").write_text("\n\n".join(["The king of France lives in Paris by the sea. " * 60] * 4))
     model = loading.load()
     last = model.site(f"resid_post.{model.n_layers - 1}")
     terms = {(residual_site(layer), last): Term(torch.eye(model.d_model)) for layer in range(-1, model.n_layers)}
     identity = model_identity(model)
     Affine(terms, Fit("tuned-lens", identity, identity, n_samples=1)).save(folder / "tuned.safetensors")
+    difference_of_means(model, ["It is warm"], ["It is cold"], 8).save(folder / "warm.json")
 
 
 @pytest.mark.parametrize("command", SHOWN.values(), ids=list(SHOWN))

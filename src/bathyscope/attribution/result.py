@@ -217,9 +217,9 @@ def _row(node: Node) -> str:
 
 
 def _column(node: Node) -> str:
-    return (
-        f"head {node.head}" if _component(node) in PER_HEAD else f"{node.position} {node.token.strip() or node.token!r}"
-    )
+    if _component(node) in PER_HEAD:
+        return f"head {node.head}"
+    return f"{node.position} {node.token.strip() or repr(node.token)}"
 
 
 def _mapped(heading: str, nodes: list[Node], numbers: list[float]) -> SignedMap:

@@ -61,10 +61,10 @@ def command(
                             with --steps EAP-IG
 
     Examples:
-      bathyscope attribute "The keys to the cabinet" --answer are --wrong-answer is
-      bathyscope attribute "The keys" "The key" --answer are --wrong-answer is --site z
-      bathyscope attribute "The keys" "The key" --answer are --wrong-answer is --method integrated-gradients --layers 20
-      bathyscope attribute "The keys" "The key" --answer are --wrong-answer is --method edges --out edges.html
+      bathyscope attribute "The boats of the city" --answer are --wrong-answer is
+      bathyscope attribute "The boats" "The boat" --answer are --wrong-answer is --site z
+      bathyscope attribute "The boats" "The boat" --answer are --wrong-answer is --method integrated-gradients
+      bathyscope attribute "The boats" "The boat" --answer are --wrong-answer is --method edges --out edges.html
     """
     del debug  # its callback has done the work
     name = _method(clean, corrupted, method, pairs)

@@ -46,7 +46,7 @@ def command(
     of the same length, and beside all the text with nothing added.
 
     Examples:
-      bathyscope steer "I think the film was" --positive "I love it" --negative "I hate it" --layer 20
+      bathyscope steer "I think the film was" --positive "I love it" --negative "I hate it"
       bathyscope steer "The weather is" --positive "So warm" --negative "So cold" --factors -3,3 --keep warm.json
       bathyscope steer "The weather is" --direction warm.json --factors 2 --json
     """
