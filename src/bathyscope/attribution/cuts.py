@@ -142,7 +142,7 @@ def completeness(
         >>> from bathyscope.attribution import completeness, pair
         >>> from bathyscope.readouts import LogitDiff
         >>> model = bathyscope.load()
-        >>> pairs = [pair(model, "The key", "The keys", LogitDiff(" is", " are"))]
+        >>> pairs = [pair(model, "The boat", "The boats", LogitDiff(" it", " they"))]
         >>> abs(completeness(model, pairs, layers=20).summary()[0]["gap"]) < 0.1
         True
     """

@@ -53,7 +53,7 @@ def direct_logit_attribution(
         >>> from bathyscope.attribution import direct_logit_attribution
         >>> from bathyscope.readouts import LogitDiff
         >>> model = bathyscope.load()
-        >>> found = direct_logit_attribution(model, "The keys to the cabinet", LogitDiff(" are", " is"))
+        >>> found = direct_logit_attribution(model, "The boats", LogitDiff(" they", " it"))
         >>> abs(sum(node.attribution for node in found.nodes) - found.values["logit"]) < 1e-3
         True
     """

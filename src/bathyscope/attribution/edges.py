@@ -64,7 +64,7 @@ def edge_attribution(
         >>> import bathyscope
         >>> from bathyscope.attribution import edge_attribution
         >>> from bathyscope.readouts import LogitDiff
-        >>> found = edge_attribution(bathyscope.load(), "The keys", "The key", LogitDiff(" are", " is"))
+        >>> found = edge_attribution(bathyscope.load(), "The boats", "The boat", LogitDiff(" they", " it"))
         >>> len(found.senders), len(found.receivers)
         (301, 481)
     """

@@ -49,8 +49,8 @@ def measured_effects(
         >>> from bathyscope.attribution.effects import measured_effects
         >>> from bathyscope.readouts import LogitDiff
         >>> model = bathyscope.load()
-        >>> keys, key = model.tokenize("The keys"), model.tokenize("The key")
-        >>> found = measured_effects(model, key, keys, LogitDiff(" are", " is"), [(model.site("resid_post.29"), 1)])
+        >>> boats, boat = model.tokenize("The boats"), model.tokenize("The boat")
+        >>> found = measured_effects(model, boat, boats, LogitDiff(" they", " it"), [(model.site("resid_post.29"), 1)])
         >>> found.effects[0] > 0
         True
     """

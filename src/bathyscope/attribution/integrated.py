@@ -81,7 +81,7 @@ def integrated_gradients(
         >>> from bathyscope.attribution import integrated_gradients
         >>> from bathyscope.readouts import LogitDiff
         >>> found = integrated_gradients(
-        ...     bathyscope.load(), "The keys", "The key", LogitDiff(" are", " is"), layers=20, measure=0
+        ...     bathyscope.load(), "The boats", "The boat", LogitDiff(" they", " it"), layers=20, measure=0
         ... )
         >>> abs(found.sums()["resid_post.20"] / found.values["total"] - 1) < 0.1
         True

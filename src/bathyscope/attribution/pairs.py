@@ -39,7 +39,7 @@ def pair(model: Model, clean: Prompt, corrupted: Prompt, metric: Metric) -> Pair
         >>> import bathyscope
         >>> from bathyscope.attribution import pair
         >>> from bathyscope.readouts import LogitDiff
-        >>> found = pair(bathyscope.load(), "The key is", "The keys is", LogitDiff(" is", " are"))
+        >>> found = pair(bathyscope.load(), "The boat", "The boats", LogitDiff(" it", " they"))
         >>> len(found.clean) == len(found.corrupted)
         True
     """

@@ -47,7 +47,7 @@ def attribution_patching(
         >>> from bathyscope.attribution import attribution_patching
         >>> from bathyscope.readouts import LogitDiff
         >>> found = attribution_patching(
-        ...     bathyscope.load(), "The keys", "The key", LogitDiff(" are", " is"), layers="28,29"
+        ...     bathyscope.load(), "The boats", "The boat", LogitDiff(" they", " it"), layers="28,29"
         ... )
         >>> len(found.nodes), found.rank_correlation is not None
         (4, True)
