@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bathyscope import (
         attribution,
         causal,
+        controls,
         engine,
         facts,
         fitting,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from bathyscope.lens_result import LensCell, LensResult
     from bathyscope.loading import load, wrap
     from bathyscope.model import Model
-    from bathyscope.patchscope_result import PatchscopeCell, PatchscopeResult
+    from bathyscope.patchscope_result import ControlCell, PatchscopeCell, PatchscopeResult
     from bathyscope.patchscopes import Source, Target, patchscope, plan_patchscope
     from bathyscope.results import Result
     from bathyscope.sites import Site
@@ -47,7 +48,7 @@ _WHERE = {
     "lens_result": ("LensCell", "LensResult"),
     "loading": ("load", "wrap"),
     "model": ("Model",),
-    "patchscope_result": ("PatchscopeCell", "PatchscopeResult"),
+    "patchscope_result": ("ControlCell", "PatchscopeCell", "PatchscopeResult"),
     "patchscopes": ("Source", "Target", "patchscope", "plan_patchscope"),
     "store": ("Store",),
     "results": ("Result",),
@@ -59,6 +60,7 @@ __all__ = [
     "Activations",
     "BathyscopeError",
     "Continuation",
+    "ControlCell",
     "Intervention",
     "LensCell",
     "LensResult",
@@ -75,6 +77,7 @@ __all__ = [
     "attribution",
     "capture",
     "causal",
+    "controls",
     "differentiate",
     "engine",
     "facts",

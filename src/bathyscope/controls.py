@@ -33,6 +33,8 @@ from bathyscope.prompts import Inspection
 from bathyscope.readouts import Reading, normalized
 from bathyscope.sites import EMBEDDING_LAYER, Site
 
+__all__ = ["CONTROLS", "Controls", "occurs_in", "random_vector"]
+
 UNPATCHED: Final = "unpatched"
 CONTROLS: Final = (UNPATCHED, "no-activation", "random", "mean", "shuffled", "prompting")
 """Their names, the cheapest first."""

@@ -1,12 +1,16 @@
 """`bathyscope patchscope`: the layers and positions of one text, as a table, JSON or a page."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import bathyscope
 from bathyscope.cli import choices, mapping_choice, options, terminal
 from bathyscope.cli.opening import open_model, opened
 from bathyscope.cli.showing import show_or_save
 from bathyscope.cli.stopping import stoppable
+
+if TYPE_CHECKING:
+    from bathyscope import PatchscopeResult, Source, Target
 
 
 def command(
@@ -63,7 +67,6 @@ def command(
         mapping_choice.mapping(mapping, scale),
         choices.readout(new_tokens, next_token, top),
     )
-
     chosen_controls = choices.controls(controls, control_texts, seed)
 
     shown = terminal.may_animate(as_json=as_json)
@@ -82,13 +85,19 @@ def command(
     chosen["budget"] = (memory or 2048) * 2**20
     if explain:
         terminal.note_lines(bathyscope.plan_patchscope(*asked, **chosen).explain())
+    result = _run(asked, chosen, per_cell=max(1, chosen_readout.new_tokens), stored=stored, shown=shown)
+    show_or_save(result, as_json=as_json, out=out)
+
+
+def _run(
+    asked: "tuple[Source, Target]", chosen: dict[str, Any], *, per_cell: int, stored: bool, shown: bool
+) -> "PatchscopeResult":
     with (
         opened(stored=stored) as store,
-        terminal.progress("reading and writing", shown=shown, per_cell=max(1, chosen_readout.new_tokens)) as tick,
+        terminal.progress("reading and writing", shown=shown, per_cell=per_cell) as tick,
         stoppable() as stop,
     ):
-        result = bathyscope.patchscope(*asked, **chosen, store=store, progress=tick, stop=stop)
-    show_or_save(result, as_json=as_json, out=out)
+        return bathyscope.patchscope(*asked, **chosen, store=store, progress=tick, stop=stop)
 
 
 def _check(text: str, layers: str | None, target_layer: str | None, out: Path | None) -> None:

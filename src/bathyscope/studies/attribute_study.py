@@ -1,4 +1,4 @@
-"""The attribute-extraction study: does a model say what it knows of a subject, and is that more than a probe tells?
+"""The attribute-extraction study: whether a model says what it knows of a subject, and more than a probe tells.
 
 Zero-shot feature extraction of arXiv 2401.06102, section 4.2, over every layer read and written, against logistic
 regression on the same items; with the controls that its published figures lack.

@@ -1,4 +1,4 @@
-"""The multi-hop study: can a failing two-hop answer be repaired by moving a representation?
+"""The multi-hop study: whether a failing two-hop answer is repaired by moving a representation.
 
 Chain-of-thought patching of arXiv 2401.06102, section 5: the representation that ends the first hop's words is written
 over the last token of the second hop's, at every pair of layers, in both published configurations. What the paper
