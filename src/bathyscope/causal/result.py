@@ -129,9 +129,9 @@ class CausalResult(Result):
             **self.prompts,
             "model": self.provenance["models"][0]["model"],
             "metric": f"{self.metric['readout']}: {metric}",
-            **{name: f"{value:.4g}" for name, value in self.values.items()},
+            **{f"{self.metric['readout']} {name}": f"{value:.4g}" for name, value in self.values.items()},
             "effect": self.effect,
-            **({"note": " ".join(self.notes)} if self.notes else {}),
+            **({"note": "; ".join(self.notes)} if self.notes else {}),
         }
 
     def page(self) -> str:

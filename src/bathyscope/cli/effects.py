@@ -1,6 +1,7 @@
 """What `patch`, `trace` and `knockout` share: the token that is measured, how they run, how effects are shown."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,19 +33,40 @@ def check(
         choices.check_writable(out.parent)
 
 
-def metric(model: "Model", prompt: str, answer: str | None, wrong: str | None, *, probability: bool) -> "Metric":
-    """What is measured: the difference of two logits, or one token's probability or its logarithm."""
+@dataclass(frozen=True)
+class Asked:
+    """What is measured.
+
+    Args:
+        metric: of the next token.
+        notes: where that is not the very text that was typed.
+    """
+
+    metric: "Metric"
+    notes: tuple[str, ...]
+
+
+def measured(model: "Model", prompt: str, answer: str | None, wrong: str | None, *, probability: bool) -> Asked:
+    """The difference of two logits, or one token's probability or its logarithm.
+
+    Raises:
+        UsageError: an answer without a character that is seen.
+    """
     from bathyscope.readouts import LogitDiff, LogProbability, Probability
 
-    right = _token(model, prompt, answer)
+    notes: list[str] = []
+    right = _token(model, prompt, answer, notes)
     if wrong is not None:
-        return LogitDiff(right, _token(model, prompt, wrong))
-    return Probability(right) if probability else LogProbability(right)
+        metric: Metric = LogitDiff(right, _token(model, prompt, wrong, notes))
+    else:
+        metric = Probability(right) if probability else LogProbability(right)
+    return Asked(metric, tuple(notes))
 
 
 def run(
     method: Callable[..., "CausalResult"],
     *arguments: Any,
+    measured: Asked,
     name: str,
     as_json: bool,
     out: Path | None,
@@ -63,7 +85,9 @@ def run(
         terminal.progress(name, shown=terminal.may_animate(as_json=as_json)) as tick,
         stoppable() as stop,
     ):
-        result = method(*arguments, store=store, progress=tick, stop=stop, **asked)
+        result = method(*arguments, measured.metric, store=store, progress=tick, stop=stop, **asked)
+    for note in measured.notes:  # after the run: a refusal is one line
+        terminal.note(note)
     try:
         if out is not None:
             result.save(out)
@@ -90,19 +114,23 @@ def _place(cell: "CausalCell") -> str:
     return cell.site if cell.position is None else f"{cell.site} at {cell.position} {cell.token!r}"
 
 
-def _token(model: "Model", prompt: str, text: str | None) -> int:
-    """The id of the token that is meant, told where it is not the very text that was typed."""
+def _token(model: "Model", prompt: str, text: str | None, notes: list[str]) -> str | int:
+    """The token that is meant; `notes` tells where it is not the very text that was typed."""
     from bathyscope.generation import generate
     from bathyscope.readouts import first_token
 
     if text is None:
-        (own,) = generate(model, prompt, max_new_tokens=1)[0].ids[:1]
-        terminal.note(
-            f"the answer is {model.token_texts([own])[0]!r}, which the model says itself; another: --answer TEXT"
-        )
+        own = _named(model, generate(model, prompt, max_new_tokens=1)[0].ids[0])
+        notes.append(f"the answer is {own!r}, which the model says itself; another: --answer TEXT")
         return own
     found = first_token(model, text, after=prompt)
     if found.whole != text or found.n_tokens > 1:
         part = f", the first of {found.n_tokens} tokens" if found.n_tokens > 1 else ""
-        terminal.note(f"{text!r} is measured as {found.token!r}{part}")
-    return found.id
+        notes.append(f"{text!r} is measured as {found.token!r}{part}")
+    return _named(model, found.id)
+
+
+def _named(model: "Model", token: int) -> str | int:
+    """A token as text where that means the token, for people to read; its id where it does not."""
+    (text,) = model.token_texts([token])
+    return text if model.tokenizer(text, add_special_tokens=False)["input_ids"] == [token] else token

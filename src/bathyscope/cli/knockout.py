@@ -48,7 +48,7 @@ def command(
         attention_knockout,
         read,
         prompt,
-        effects.metric(read, prompt, answer, None, probability=True),
+        measured=effects.measured(read, prompt, answer, None, probability=True),
         name="cutting",
         as_json=as_json,
         out=out,

@@ -52,7 +52,7 @@ def command(
         read,
         clean,
         corrupted,
-        effects.metric(read, clean, answer, wrong_answer, probability=False),
+        measured=effects.measured(read, clean, answer, wrong_answer, probability=False),
         name="patching",
         as_json=as_json,
         out=out,

@@ -120,9 +120,9 @@ def resume_run(
         info = store.show(store.find(run))
         if info.kind != PATCHSCOPE:
             raise UsageError(
-                f"run {info.id} is a study, {info.kind}",
-                "a study goes on from where it stopped when it is asked for again",
-                "the same bathyscope study command",
+                f"run {info.id} is of kind {info.kind}",
+                "only a patchscope can be asked again by its run; others go on from where they stopped when they are",
+                "the same bathyscope command",
             )
         from bathyscope.patchscopes import patchscope_again
 

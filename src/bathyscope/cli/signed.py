@@ -52,7 +52,8 @@ def number(value: float, largest: float) -> str:
         ('+1.2', '-0.0031')
     """
     decimals = max(0, DIGITS - 1 - math.floor(math.log10(largest))) if largest > 0 else 0
-    return f"{value:+.{decimals}f}"
+    text = f"{value:+.{decimals}f}"
+    return text if float(text) else f"{0:.{decimals}f}"
 
 
 def _painted(value: float | None, largest: float, width: int) -> Text:

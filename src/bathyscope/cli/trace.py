@@ -43,18 +43,19 @@ def command(
     """
     del debug  # its callback has done the work
     effects.check((prompt,), layers, revision, model, out)
+    from bathyscope.causal import NoiseRule, causal_tracing
+    from bathyscope.causal.tracing import COMPONENTS
+
+    rule = NoiseRule.parse(noise)  # a bad one is told before a model is waited for
     read = open_model(
         model, revision=revision, dtype=dtype, attention=attention, shown=terminal.may_animate(as_json=as_json)
     )
-    from bathyscope.causal import causal_tracing
-    from bathyscope.causal.tracing import COMPONENTS
-
     effects.run(
         causal_tracing,
         read,
         prompt,
         subject,
-        effects.metric(read, prompt, answer, None, probability=True),
+        measured=effects.measured(read, prompt, answer, None, probability=True),
         name="tracing",
         as_json=as_json,
         out=out,
@@ -65,7 +66,7 @@ def command(
         layers=layers or "all",
         position=choices.position(at),
         window=window,
-        noise=noise,
+        noise=rule,
         samples=samples,
         seed=seed,
     )

@@ -1,0 +1,105 @@
+"""`bathyscope patch`, `trace` and `knockout`: what they return, show and refuse."""
+
+import pytest
+
+import command_line
+from bathyscope import causal, loading
+from bathyscope.readouts import LogitDiff, Probability, first_token
+from command_line import assert_one_line
+
+tiny, bathyscope, home = command_line.tiny, command_line.bathyscope, command_line.home
+"""The fixtures that are used here."""
+
+CLEAN, CORRUPTED = "The cat of the keeper lives in", "The cat in the keeper lives in"
+ROW = {"site", "layer", "position", "token", "effect"}
+PATCH = ("patch", CLEAN, CORRUPTED, "--answer", "Paris", "--wrong-answer", "of")
+
+
+def test_patch_prints_what_the_library_returns(bathyscope, tiny):
+    done = bathyscope(*PATCH, "--site", "resid_post", "--json", "--model", tiny)
+    assert done.code == 0 and done.out.count("\n") == 1
+    found, model = done.json(), loading.load(tiny)
+    right, wrong = (first_token(model, text, after=CLEAN).id for text in ("Paris", "of"))
+    expected = causal.activation_patching(model, CLEAN, CORRUPTED, LogitDiff(right, wrong))
+    assert found["kind"] == "causal" and found["method"] == "activation-patching"
+    assert all(row.keys() >= ROW for row in found["rows"])
+    assert [row["effect"] for row in found["rows"]] == pytest.approx([cell.effect for cell in expected.cells], abs=1e-6)
+
+
+def test_trace_prints_what_the_library_returns(bathyscope, tiny):
+    asked = ("trace", CLEAN, "--subject", "keeper", "--answer", "Paris", "--samples", "2", "--noise", "0.5", "--json")
+    found, model = bathyscope(*asked, "--model", tiny).json(), loading.load(tiny)
+    answer = Probability(first_token(model, "Paris", after=CLEAN).id)
+    expected = causal.causal_tracing(model, CLEAN, "keeper", answer, samples=2, noise="0.5")
+    assert all(row.keys() >= ROW for row in found["rows"])
+    assert [row["effect"] for row in found["rows"]] == pytest.approx([cell.effect for cell in expected.cells], abs=1e-7)
+    assert {row["site"].split(".")[0] for row in found["rows"]} == {"embed", "resid_post", "mlp_out", "attn_out"}
+
+
+def test_knockout_prints_what_the_library_returns(bathyscope, tiny):
+    asked = ("knockout", CLEAN, "--answer", "Paris", "--keys", "cat", "--keys", "keeper", "--window", "2", "--json")
+    found, model = bathyscope(*asked, "--model", tiny).json(), loading.load(tiny)
+    answer = Probability(first_token(model, "Paris", after=CLEAN).id)
+    keys = {"cat": "cat", "keeper": "keeper"}
+    expected = causal.attention_knockout(model, CLEAN, answer, keys=keys, window=2)
+    assert [row["effect"] for row in found["rows"]] == pytest.approx([cell.effect for cell in expected.cells], abs=1e-5)
+    assert [row["token"] for row in found["rows"][:2]] == ["cat", "keeper"]
+
+
+@pytest.mark.parametrize("asked", [PATCH, ("trace", CLEAN, "--subject", "cat"), ("knockout", CLEAN)])
+def test_a_person_sees_maps_and_the_largest_effects(bathyscope, tiny, tmp_path, asked):
+    page = tmp_path / "map.html"
+    done = bathyscope(*asked, "--layers", "0-2", "--explain", "--out", str(page), "--model", tiny)
+    assert done.code == 0
+    assert "effect at" in done.out and "Largest effects:" in done.out and "Layers count from 0" in done.out
+    assert "a loop over the cells" in done.err and f"saved to {page}" in done.err
+    assert "keeper" in page.read_text("utf-8") and "<script" not in page.read_text("utf-8")
+
+
+def test_what_is_measured_is_said_where_it_is_not_what_was_typed(bathyscope, tiny):
+    done = bathyscope("knockout", CLEAN, "--answer", "lives", "--layers", "1", "--model", tiny)
+    assert "is measured as" in done.err
+    done = bathyscope("knockout", CLEAN, "--layers", "1", "--model", tiny)
+    assert "which the model says itself" in done.err
+
+
+def test_asking_again_computes_nothing(bathyscope, tiny):
+    first, again = (bathyscope(*PATCH, "--layers", "1", "--json", "--model", tiny).json() for _ in range(2))
+    assert again["timing"]["computed"] == 0 and again["rows"] == first["rows"]
+    done = bathyscope("runs", "resume", first["run"][:8])
+    assert_one_line(done, "same bathyscope")
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (("patch", CLEAN, "The cat", "--answer", "Paris"), "both must have as many"),
+        (("patch", CLEAN, CLEAN, "--answer", "Paris"), "must differ"),
+        (("patch", CLEAN, "", "--answer", "Paris"), "empty prompt"),
+        ((*PATCH[:-1], "Paris"), "two tokens are compared"),
+        ((*PATCH, "--site", "logits"), "resid_post"),
+        ((*PATCH, "--site", "rubbish"), "no site is called"),
+        ((*PATCH, "--heads"), "have heads"),
+        ((*PATCH, "--layers", "99"), "does not exist"),
+        ((*PATCH, "--at", "zebra"), "it is not there"),
+        ((*PATCH, "--window", "0"), "--window"),
+        ((*PATCH, "--direction", "up"), "denoising"),
+        ((*PATCH, "--out", "map.txt"), ".json or .html"),
+        (("trace", CLEAN, "--subject", "Eiffel"), "the tokens are 0 'The'"),
+        (("trace", CLEAN, "--subject", "cat", "--noise", "loud"), "s3"),
+        (("trace", CLEAN, "--subject", "cat", "--samples", "0"), "--samples"),
+        (("trace", CLEAN), "--subject"),
+        (("knockout", CLEAN, "--keys", "zebra"), "it is not there"),
+        (("knockout", CLEAN, "--queries", "cat", "--keys", "keeper"), "looks back only"),
+        (("knockout", CLEAN, "--answer", " "), "seen"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(bathyscope, tiny, asked, says):
+    done = bathyscope(*asked, "--model", tiny)
+    assert done.code == 2
+    assert_one_line(done, says)
+
+
+def test_bad_noise_is_told_before_a_model_is_waited_for(bathyscope):
+    done = bathyscope("trace", CLEAN, "--subject", "cat", "--noise", "loud", "--model", "no/such-model")
+    assert_one_line(done, "loud")
