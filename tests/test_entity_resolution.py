@@ -19,6 +19,7 @@ from bathyscope.readouts import Generate
 from bathyscope.results import Result
 from bathyscope.sentences import load_sentence_model
 from bathyscope.studies import EntityResolutionResult, drawn_entities
+from bathyscope.studies.entity_asked import AskedEntities
 from bathyscope.studies.entity_layers import Halves, by_tokens, distribution, resolving_layers
 from bathyscope.studies.entity_measures import Alike, Reference, exchanged
 from bathyscope.studies.entity_scores import description_of, rouge_l, telling_words, words_of
@@ -195,6 +196,19 @@ def test_controls_stand_beside_every_layer_and_do_not_depend_on_it_where_they_ca
     assert found.best["oracle"] >= found.best["chosen"]
 
 
+def test_a_mean_over_names_leaves_attention_sinks_out(gpt2: Model):
+    asked = AskedEntities.of(gpt2, {"entities": [*SOME, Entity("a", "letter", "First letter")]})
+    assert (
+        asked.at_first == tuple(number for number, tokens in enumerate(asked.tokens) if len(tokens) == 1) == (0, 3, 6)
+    )
+    rows = asked.representations[2][[1, 2, 4, 5]]
+    torch.testing.assert_close(asked.mean(2).value, rows.mean(0))
+    norms = {round(float(row.norm()), 3) for row in rows}
+    assert {round(float(one.value.norm()), 3) for one in asked.random(2)} <= norms
+    found = study(gpt2, entities=asked.entities)
+    assert any("3 names are read at the first position" in note for note in found.notes)
+
+
 def test_early_blocks_are_the_mean_of_theirs():
     model = tiny_model("llama")
     assert study(model, layers="0-3").early == {}, "a model with fewer blocks has no mean over six"
@@ -280,12 +294,16 @@ def test_without_rouge_score_the_extra_is_named(llama: Model, monkeypatch: pytes
 # What is kept
 
 
-def test_a_stopped_study_goes_on_and_gives_what_an_undisturbed_one_gives(llama: Model, tmp_path: Path):
-    whole = study(llama)
-    stop = Stop()
+def test_a_stopped_study_goes_on_and_gives_what_an_undisturbed_one_gives(
+    llama: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from bathyscope.studies import entity_portions
+
+    monkeypatch.setattr(entity_portions, "TOGETHER", 2)
+    whole, stop = study(llama), Stop()
 
     def after_the_first(done: int, total: int) -> None:
-        stop.soon = stop.soon or done * 2 > total
+        stop.soon = stop.soon or done * 3 > total
 
     with Store(tmp_path) as store:
         with pytest.raises(CancelledError):

@@ -105,7 +105,7 @@ def _chosen(result: "EntityResolutionResult") -> Iterator[str]:
     n = result.records[0]["n"]
     yield (
         f"resolved at some layer: {n - never['patchscope']} of {n}; with another entity's descriptions "
-        f"{n - never['shuffled']} of {n}, which is chance"
+        f"{n - never['shuffled']}, with those of another of its type {n - never['shuffled_same_type']}"
     )
 
 

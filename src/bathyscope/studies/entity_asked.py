@@ -136,15 +136,25 @@ class AskedEntities:
         )
         return {layer: torch.from_numpy(rows).to(self.model.dtype) for layer, rows in read.items()}
 
+    @cached_property
+    def at_first(self) -> tuple[int, ...]:
+        """The numbers of the names that are read at their prompt's first position, which is an attention sink."""
+        return tuple(number for number, tokens in enumerate(self.tokens) if len(tokens) == 1)
+
+    @cached_property
+    def usual(self) -> tuple[int, ...]:
+        """The other names, whose vectors are of usual length; all where there are no others."""
+        return tuple(number for number in range(len(self.tokens)) if number not in self.at_first) or self.at_first
+
     def mean(self, layer: int) -> Given:
-        """The mean of what a layer holds of all names."""
-        return Given(self.representations[layer].mean(0), residual_site(layer))
+        """The mean of what a layer holds of names; sinks, hundreds of times as long, would be the whole of it."""
+        return Given(self.representations[layer][list(self.usual)].mean(0), residual_site(layer))
 
     def random(self, layer: int) -> list[Given]:
-        """Random directions, each as long as what a layer holds of one of the names."""
+        """Random directions, each as long as what a layer holds of one of the names but for sinks."""
         generator = torch.Generator().manual_seed(self.seed + 1000 * (layer + 1))
-        drawn = numpy.random.default_rng(self.seed).permutation(len(self.entities))[:RANDOM]
-        rows = random_like(self.representations[layer][torch.from_numpy(drawn)], generator)
+        drawn = numpy.random.default_rng(self.seed).permutation(self.usual)[:RANDOM].tolist()
+        rows = random_like(self.representations[layer][drawn], generator)
         return [Given(row, residual_site(layer)) for row in rows]
 
     def spec(self) -> dict[str, Any]:

@@ -78,14 +78,14 @@ class EntityPortion:
 
 @dataclass(frozen=True, eq=False)
 class ControlPortion:
-    """What is written of nothing, and for every layer of the mean over all names and of random vectors."""
+    """What is written of nothing, and for every layer of the mean over names and of random vectors."""
 
     asked: AskedEntities
 
     @property
     def n_cells(self) -> int:
         """How many measurements it is."""
-        return 1 + len(self.asked.layers) * (1 + min(RANDOM, len(self.asked.entities)))
+        return 1 + len(self.asked.layers) * (1 + min(RANDOM, len(self.asked.usual)))
 
     def cells(self) -> list[Cell]:
         """Nothing, then by layer the mean and the random vectors."""
@@ -103,6 +103,7 @@ class ControlPortion:
             "study": "entity-resolution controls",
             "version": VERSION,
             "names": [list(tokens.ids) for tokens in asked.tokens],
+            "left_out": list(asked.at_first),
             "layers": list(asked.layers),
             "seed": asked.seed,
             "first": stored_spec(EntityPortion(asked, 0).cells()[0], model, model),
@@ -110,7 +111,7 @@ class ControlPortion:
 
     def values(self, readings: Sequence[Reading]) -> dict[str, Any]:
         """The text of nothing, and by layer that of the mean and those of the random vectors."""
-        width = 1 + min(RANDOM, len(self.asked.entities))
+        width = 1 + min(RANDOM, len(self.asked.usual))
         by_layer = [[reading.text for reading in readings[row : row + width]] for row in range(1, len(readings), width)]
         return {
             "unpatched": readings[0].text,

@@ -35,8 +35,8 @@ class EntityResolutionResult(StudyResult):
         entities: for each its "name", "type", "n_tokens", the "layer" it resolves at (None: never), its best layer,
             score and text, and what was said of its name as text.
         by_tokens: for names of 1, 2, 3 and 4 or more tokens, how many resolve, the median layer, the scores.
-        resolved: how many entities resolve at each layer, and how many "never"; "shuffled" the same with another's
-            descriptions.
+        resolved: how many entities resolve at each layer, and how many "never"; "shuffled" and "shuffled_same_type" the
+            same with another's descriptions.
     """
 
     kind: ClassVar[str] = "entity-resolution"

@@ -109,7 +109,7 @@ def entity_resolution(
         by_tokens=tuple(scored.by_tokens()),
         resolved={
             "patchscope": distribution(scored.resolved, asked.layers),
-            "shuffled": distribution(scored.resolved_by_others, asked.layers),
+            **{name: distribution(found, asked.layers) for name, found in scored.resolved_by_others.items()},
         },
     )
 
@@ -133,7 +133,10 @@ class _Scored:
         self.probe = probe
         scores = self.patched["rouge_l"]
         self.resolved = resolving_layers(scores, asked.layers)
-        self.resolved_by_others = resolving_layers(self.beside["rouge_l"]["shuffled"], asked.layers)
+        self.resolved_by_others = {
+            name: resolving_layers(self.beside["rouge_l"][name], asked.layers)
+            for name in ("shuffled", "shuffled_same_type")
+        }
         self.chosen_at, self.chosen = self.halves.chosen(scores)
 
     @classmethod
@@ -277,13 +280,18 @@ def _notes(asked: AskedEntities) -> Iterator[str]:
     )
     yield f"lenses: whether one of the {TOP} likeliest tokens is a telling word; probe: of the type, folds by entity"
     yield (
-        f"random: {RANDOM} directions a layer, as long as what is written of names; mean: over all names; shuffled: "
+        f"random: {RANDOM} directions a layer, as long as what is written of names; mean: over names; shuffled: "
         "another entity's descriptions; prompting: the name as text in the placeholder's place"
     )
     yield (
         f"an entity resolves at the first layer that has {SHARE:.0%} of its best ROUGE-L, if that is {FLOOR} or more; "
         "its best layer is known only by looking at all of them, as the oracle's is"
     )
+    if asked.at_first:
+        yield (
+            f"{len(asked.at_first)} names are read at the first position of their prompt, where many models have an "
+            "attention sink, which holds little of the name; mean and random vectors are of the other names"
+        )
     yield "chosen: each half of the entities at the layer that is best for the other half"
     yield f"intervals: 95%, bootstrap over entities ({RESAMPLES:,} resamples)"
     if asked.sentence_model is None:
