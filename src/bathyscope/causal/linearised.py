@@ -49,7 +49,7 @@ def linearised_path_patching(
         >>> import bathyscope
         >>> from bathyscope.causal import linearised_path_patching
         >>> from bathyscope.readouts import LogitDiff
-        >>> found = linearised_path_patching(bathyscope.load(), "The keys", "The key", LogitDiff(" are", " is"))
+        >>> found = linearised_path_patching(bathyscope.load(), "The boats", "The boat", LogitDiff(" they", " it"))
         >>> max(found, key=lambda path: path.attribution).site.split(".")[0] in ("mlp_out", "z", "embed")
         True
     """

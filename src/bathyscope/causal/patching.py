@@ -68,7 +68,7 @@ def activation_patching(  # noqa: PLR0913 (what is patched, where, and how)
         >>> from bathyscope.causal import activation_patching
         >>> from bathyscope.readouts import LogitDiff
         >>> found = activation_patching(
-        ...     bathyscope.load(), "The keys", "The key", LogitDiff(" are", " is"), layers="0,29", position="last"
+        ...     bathyscope.load(), "The boats", "The boat", LogitDiff(" they", " it"), layers="0,29", position="last"
         ... )
         >>> [round(cell.effect, 2) + 0.0 for cell in found.cells]
         [1.0, 1.0]

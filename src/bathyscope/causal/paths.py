@@ -71,7 +71,7 @@ def path_patching(
         >>> from bathyscope.causal import path_patching
         >>> from bathyscope.readouts import LogitDiff
         >>> found = path_patching(
-        ...     bathyscope.load(), "The keys", "The key", LogitDiff(" are", " is"), senders="mlp_out", layers="0,29"
+        ...     bathyscope.load(), "The boats", "The boat", LogitDiff(" they", " it"), senders="mlp_out", layers="0,29"
         ... )
         >>> [cell.site for cell in found.cells]
         ['mlp_out.0', 'mlp_out.29']
