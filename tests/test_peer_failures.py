@@ -12,16 +12,17 @@ import torch
 from torch import nn
 
 import bathyscope
-from bathyscope import Result, Source, Target, capture, generate, patchscope, run, wrap
+from bathyscope import Result, Source, Target, capture, differentiate, generate, patchscope, run, wrap
 from bathyscope.errors import BathyscopeError, InterventionError, SiteError, StorageError, UsageError
 from bathyscope.generation import next_logits
+from bathyscope.gradients import row_gradients, stream
 from bathyscope.interventions import Ablate, Add, Replace, Scale, Write
 from bathyscope.model import Model
 from bathyscope.prompts import InspectionPrompt, custom, prepare
 from bathyscope.readouts import Generate, NextToken
 from bathyscope.sites import COMPONENTS, GLOBAL, Site
 from conftest import tiny_model
-from families import ALL, FAMILIES, TinyFamily
+from families import ALL, FAMILIES, TinyFamily, save_tiny
 from tokenizers_for_tests import BOS_ID, sentencepiece_like_tokenizer, tiny_tokenizer
 
 TEXTS = ["The cat of the keeper lives in the tower", "x", "The largest city in x"]
@@ -353,11 +354,42 @@ def test_row_25_a_pattern_is_refused_where_attention_never_makes_it():
     assert torch.allclose(pattern.sum(-1), torch.ones(pattern.shape[:-1]), atol=1e-5)
     with pytest.raises(SiteError, match="sdpa attention never makes it"):
         capture(sdpa, SOURCE, ["pattern.1"])
-    with pytest.raises(UsageError, match="write z"):
+    with pytest.raises(UsageError, match="a write at z"):
         Write("pattern.1", Ablate())
     capped = tiny_model("gemma2")
     cap = capped.architecture.logit_softcap
     assert cap and run(capped, SOURCE).logits[0].abs().max() < cap
+
+
+def test_row_26_a_gradient_that_is_no_number_raises(llama: Model):
+    """A metric, or a half-precision model, whose gradient overflows: in one pass, in shared ones, and in the stream."""
+    rows = [llama.tokenize(text) for text in TEXTS]
+    infinite = {
+        "one": lambda: differentiate(llama, TEXTS[0], lambda logits: (logits[-1, 0] * 0).sqrt(), ["resid_post.1"]),
+        "rows": lambda: row_gradients(llama, rows, lambda logits: (logits[:, 0] * 0).sqrt(), [Site("mlp_out", 1)]),
+        "stream": lambda: stream(llama, rows[:1], [1]).pull_back(torch.full((1, 1, len(rows[0]), 48), torch.inf)),
+    }
+    for name, work in infinite.items():
+        with pytest.raises(InterventionError, match=r"not finite in torch\.float32"):
+            work()
+        assert name
+    fine = differentiate(llama, TEXTS[0], lambda logits: logits[-1, 0], ["resid_post.1"])
+    assert torch.isfinite(fine[Site("resid_post", 1)]).all()
+
+
+@pytest.mark.parametrize("kept", ["float32", "bfloat16", "float16"])
+def test_row_26_the_dtype_that_was_loaded_is_the_one_that_is_said(tmp_path: Path, kept: str):
+    folder = save_tiny("llama", tmp_path)
+    for dtype in ("float32", "bfloat16", "float16"):
+        loaded = bathyscope.load(folder, dtype=dtype)
+        assert str(loaded.dtype) == f"torch.{dtype}" == f"torch.{loaded.provenance()['dtype']}"
+        assert {weight.dtype for weight in loaded.hf.parameters()} == {loaded.dtype}
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": kept, "torch_dtype": kept}))
+    assert bathyscope.load(folder).dtype == torch.float32, "on a CPU, whatever the checkpoint says"
+    for wrong in ("int3", "fp8", "float8_e4m3fn", "int4"):
+        with pytest.raises(UsageError, match="choose one of"):
+            bathyscope.load(folder, dtype=wrong)
 
 
 def test_row_27_what_is_not_understood_raises(llama: Model, tmp_path: Path):
