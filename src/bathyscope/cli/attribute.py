@@ -75,12 +75,14 @@ def command(
     effects.check(tuple(one for one in (clean, corrupted) if one is not None), layers, revision, model, out)
     shown = terminal.may_animate(as_json=as_json)
     read = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
+    notes: tuple[str, ...] = ()
     with terminal.progress(name, shown=shown) as tick, stoppable() as stop:
         if pairs is not None:
             result = _many(read, pairs, layers, steps, tick)
         else:
             assert clean is not None
-            metric = effects.metric(read, clean, answer, wrong_answer, probability=False)
+            told = effects.measured(read, clean, answer, wrong_answer, probability=False)
+            notes = told.notes
             common: dict[str, Any] = {"direction": direction, "progress": tick, "stop": stop}
             nodes = {**common, "sites": site or "resid_post", "layers": layers or "all", "measure": count}
             asked = {
@@ -89,7 +91,9 @@ def command(
                 "integrated-gradients": {**nodes, **({"steps": steps} if steps else {})},
                 "edges": {**common, "steps": steps},
             }
-            result = _run(name, read, clean, corrupted, metric, asked[name])
+            result = _run(name, read, clean, corrupted, told.metric, asked[name])
+    for note in notes:
+        terminal.note(note)
     attributions.show_or_save(result, as_json=as_json, out=out, top=top)
 
 
