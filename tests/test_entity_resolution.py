@@ -323,6 +323,15 @@ def test_a_seed_decides_and_another_decides_otherwise(llama: Model):
     assert [row["rouge_l"] for row in first.rows()] == [row["rouge_l"] for row in other.rows()]
 
 
+def test_a_lens_is_added_to_what_is_kept(llama: Model, tmp_path: Path):
+    fitted = lens(llama, "tuned-lens")
+    with Store(tmp_path) as store:
+        study(llama, store=store)
+        added = study(llama, store=store, tuned_lens=fitted)
+    assert added.timing["computed"] == len(SOME) * (llama.n_layers + 1)
+    assert added.rows() == study(llama, tuned_lens=fitted).rows()
+
+
 def test_a_result_is_saved_loaded_and_drawn(llama: Model, tmp_path: Path):
     found = study(llama)
     loaded = Result.load(found.save(tmp_path / "study.json"))

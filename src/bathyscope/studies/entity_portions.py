@@ -1,6 +1,7 @@
 """What the entity-resolution study measures and keeps together: a name with all its layers, or the controls."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as AnyMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ from bathyscope.engine import CancelledError, Cell, Given, Read
 from bathyscope.engine.cells import stored_spec
 from bathyscope.generation import generate
 from bathyscope.lenses.vocabulary import behind_last_block
-from bathyscope.mappings import Identity
+from bathyscope.mappings import Identity, Mapping
 from bathyscope.model import Model
 from bathyscope.prompts import Inspection
 from bathyscope.readouts import Generate, NextToken, Reading
@@ -22,13 +23,15 @@ TOP: Final = 20
 """Tokens that a lens lists: more than a description has words, so that it is not the lens that is held back."""
 TOGETHER: Final = 24
 """Names that are measured together: fewer would make batches too small, more would cost an interruption more."""
+UNCHANGED: Final = Identity()
+"""One for all cells: the engine maps together what has the same mapping."""
 VERSION: Final = 1
 """Version of what a record means; a change of meaning finds no old record."""
 
 
 @dataclass(frozen=True, eq=False)
 class EntityPortion:
-    """One name: what is written of it, and what the lenses list, for every layer.
+    """One name: what is written of it, and what the logit lens lists, for every layer.
 
     Args:
         asked: the call.
@@ -41,21 +44,14 @@ class EntityPortion:
     @property
     def n_cells(self) -> int:
         """How many measurements it is."""
-        return len(self.asked.layers) * (2 + (self.asked.tuned_lens is not None))
+        return 2 * len(self.asked.layers)
 
     def cells(self) -> list[Cell]:
-        """Descriptions by layer, then the logit lens, then the tuned lens."""
+        """Descriptions by layer, then the logit lens."""
         asked, into, readout = self.asked, self.asked.inspection, Generate(self.asked.new_tokens)
-        tokens = asked.tokens[self.number]
-        reads = [Read(tokens, residual_site(layer), len(tokens) - 1) for layer in asked.layers]
+        reads = reads_of(asked, self.number)
         found = [Cell(into.tokens, readout, read, read.site, into.positions) for read in reads]
-        behind = behind_last_block(asked.model).prompt
-        assert isinstance(behind, Inspection)
-        last = Site("resid_post", asked.model.n_layers - 1)
-        lenses = [Identity()] if asked.tuned_lens is None else [Identity(), asked.tuned_lens]
-        for lens in lenses:
-            found += [Cell(behind.tokens, NextToken(TOP), read, last, behind.positions, lens) for read in reads]
-        return found
+        return found + lens_cells(asked.model, reads, UNCHANGED)
 
     def spec(self, model: Model) -> dict[str, Any]:
         """What is measured, as JSON values."""
@@ -69,11 +65,62 @@ class EntityPortion:
         }
 
     def values(self, readings: Sequence[Reading]) -> dict[str, Any]:
-        """By layer the texts, and the tokens of each lens."""
+        """By layer the texts, and the tokens of the logit lens."""
         n = len(self.asked.layers)
-        listed = [[one.token for one in reading.candidates] for reading in readings]
-        found = {"texts": [reading.text for reading in readings[:n]], "logit_lens": listed[n : 2 * n]}
-        return found if self.asked.tuned_lens is None else {**found, "tuned_lens": listed[2 * n :]}
+        return {"texts": [reading.text for reading in readings[:n]], "logit_lens": listed(readings[n:])}
+
+
+@dataclass(frozen=True, eq=False)
+class LensPortion:
+    """What the tuned lens lists of all names, for every layer: apart, so that a lens can be added to what is kept."""
+
+    asked: AskedEntities
+
+    @property
+    def n_cells(self) -> int:
+        """How many measurements it is."""
+        return len(self.asked.entities) * len(self.asked.layers)
+
+    def cells(self) -> list[Cell]:
+        """By name and then by layer."""
+        asked = self.asked
+        assert asked.tuned_lens is not None
+        reads = [read for number in range(len(asked.entities)) for read in reads_of(asked, number)]
+        return lens_cells(asked.model, reads, asked.tuned_lens)
+
+    def spec(self, model: Model) -> dict[str, Any]:
+        """What is measured, as JSON values."""
+        return {
+            "study": "entity-resolution lens",
+            "version": VERSION,
+            "names": [list(tokens.ids) for tokens in self.asked.tokens],
+            "layers": list(self.asked.layers),
+            "first": stored_spec(self.cells()[0], model, model),
+        }
+
+    def values(self, readings: Sequence[Reading]) -> dict[str, Any]:
+        """Of each name by layer the tokens."""
+        n = len(self.asked.layers)
+        return {"tuned_lens": [listed(readings[first : first + n]) for first in range(0, len(readings), n)]}
+
+
+def reads_of(asked: AskedEntities, number: int) -> list[Read]:
+    """The last token of a name, after each layer."""
+    tokens = asked.tokens[number]
+    return [Read(tokens, residual_site(layer), len(tokens) - 1) for layer in asked.layers]
+
+
+def lens_cells(model: Model, reads: Sequence[Read], mapping: Mapping) -> list[Cell]:
+    """What a lens lists of representations."""
+    behind = behind_last_block(model).prompt
+    assert isinstance(behind, Inspection)
+    last = Site("resid_post", model.n_layers - 1)
+    return [Cell(behind.tokens, NextToken(TOP), read, last, behind.positions, mapping) for read in reads]
+
+
+def listed(readings: Sequence[Reading]) -> list[list[str]]:
+    """The tokens of each reading."""
+    return [[one.token for one in reading.candidates] for reading in readings]
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +216,8 @@ def groups_of(asked: AskedEntities) -> list[list[Any]]:
     """What is measured and kept together: some names at a time, then controls, then prompts."""
     names = [EntityPortion(asked, number) for number in range(len(asked.entities))]
     groups: list[list[Any]] = [names[first : first + TOGETHER] for first in range(0, len(names), TOGETHER)]
-    return [*groups, [ControlPortion(asked)], [PromptingPortion(asked)]]
+    lens = [] if asked.tuned_lens is None else [[LensPortion(asked)]]
+    return [*groups, *lens, [ControlPortion(asked)], [PromptingPortion(asked)]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,20 +234,22 @@ class Said:
     """
 
     texts: tuple[tuple[str, ...], ...]
-    lenses: Mapping[str, tuple[tuple[tuple[str, ...], ...], ...]]
+    lenses: AnyMapping[str, tuple[tuple[tuple[str, ...], ...], ...]]
     unpatched: str
     mean: tuple[str, ...]
     random: tuple[tuple[str, ...], ...]
     prompting: tuple[str, ...]
 
     @classmethod
-    def of(cls, values: Sequence[Mapping[str, Any]]) -> "Said":
+    def of(cls, values: Sequence[AnyMapping[str, Any]]) -> "Said":
         """From what the portions of `groups_of` gave, in order."""
         *names, controls, prompting = values
-        lenses = [name for name in ("logit_lens", "tuned_lens") if name in names[0]]
+        lenses = {"logit_lens": [one["logit_lens"] for one in names if "logit_lens" in one]}
+        if "tuned_lens" in names[-1]:
+            lenses["tuned_lens"] = names.pop()["tuned_lens"]
         return cls(
             tuple(tuple(one["texts"]) for one in names),
-            {lens: tuple(tuple(map(tuple, one[lens])) for one in names) for lens in lenses},
+            {lens: tuple(tuple(map(tuple, rows)) for rows in found) for lens, found in lenses.items()},
             controls["unpatched"],
             tuple(controls["mean"]),
             tuple(map(tuple, controls["random"])),
