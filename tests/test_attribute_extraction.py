@@ -190,6 +190,16 @@ def test_answers_that_are_in_the_text_already_are_counted_and_left_out(llama: Mo
         study(llama, every)
 
 
+def test_a_sentence_that_offers_the_answers_is_passed_over(llama: Model):
+    offering = "Is {} a river, a sea or a tower? It is a"
+    relation = Relation("where", RELATION.facts, ("{} has a",), (offering,), offering)
+    found = relation_items(llama, relation)
+    assert found.template == "{} has a" and not any(item.given for item in found.items)
+    every = Relation("all", RELATION.facts, (offering,), (offering,), offering)
+    both = studies.attribute_extraction(llama, [RELATION, every], layers="0", new_tokens=2)
+    assert both.relations == ("where",) and any("left out" in note and "all" in note for note in both.notes)
+
+
 def test_halves_and_choices_never_look_at_what_they_score():
     generator = numpy.random.default_rng(0)
     subjects = [f"s{number // 2}" for number in range(40)]

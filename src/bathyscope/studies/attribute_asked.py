@@ -62,6 +62,7 @@ class Asked:
         layers: after which layers sentences are read.
         targets: after which layers is written.
         choices: what was asked.
+        left_out: relations of which fewer than two subjects have an object that stands in no text already.
     """
 
     model: Model
@@ -69,6 +70,7 @@ class Asked:
     layers: tuple[int, ...]
     targets: tuple[int, ...]
     choices: AttributeChoices
+    left_out: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, model: Model, relations: Sequence[Relation], choices: AttributeChoices) -> "Asked":
@@ -96,7 +98,15 @@ class Asked:
             )
             for relation in relations
         )
-        return cls(model, items, layers, targets, choices)
+        asked = tuple(one for one in items if len({item.subject for item in one.items if not item.given}) > 1)
+        left_out = tuple(one.relation.name for one in items if one not in asked)
+        if not asked:
+            raise UsageError(
+                f"of {', '.join(left_out)} fewer than 2 subjects have an object that stands in no text already",
+                "finding it there would show nothing",
+                "other relations, or a template that does not name the objects",
+            )
+        return cls(model, asked, layers, targets, choices, left_out)
 
     @property
     def seed(self) -> int:
@@ -155,8 +165,7 @@ class Asked:
             "relations": [
                 {
                     "name": one.relation.name,
-                    "template": one.relation.extraction_template,
-                    "template_from": one.relation.extraction_from,
+                    "template": one.template,
                     "pairs": len({(item.subject, item.object) for item in one.items}),
                     "of": one.n_pairs,
                 }

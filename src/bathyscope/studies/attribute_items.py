@@ -11,7 +11,7 @@ from typing import Final
 from bathyscope.controls import occurs_in
 from bathyscope.errors import UsageError
 from bathyscope.facts import Fact, Relation, contexts
-from bathyscope.facts.relations import PLACE
+from bathyscope.facts.relations import PLACE, extraction_from
 from bathyscope.model import Model, Tokens
 from bathyscope.probing.reading import subject_position
 from bathyscope.prompts import Inspection, Span, resolve
@@ -47,12 +47,14 @@ class RelationItems:
 
     Args:
         relation: the relation.
-        inspection: the extraction template with the placeholder in its subject's place.
+        template: the phrase that it is extracted with.
+        inspection: that phrase with the placeholder in its subject's place.
         items: by pair, then by sentence.
         n_pairs: how many pairs the relation has; not more of them were drawn than were asked for.
     """
 
     relation: Relation
+    template: str
     inspection: Inspection
     items: tuple[Item, ...]
     n_pairs: int
@@ -93,17 +95,40 @@ def relation_items(
         facts = facts[:pairs]
     if len({fact.subject for fact in facts}) < 2:
         raise UsageError(f"the relation {relation.name!r} has one subject", "at least 2 are compared", "--pairs 40")
+    template = template_of(relation)
     items = tuple(
-        _item(model, relation, fact, sentence)
+        _item(model, template, fact, sentence)
         for fact in facts
         for sentence in random.Random(f"{seed}|{fact.subject}").sample(sentences, n_contexts)
     )
-    return RelationItems(relation, _inspection(model, relation), items, len(relation.facts))
+    return RelationItems(relation, template, _inspection(model, relation.name, template), items, len(relation.facts))
 
 
-def _item(model: Model, relation: Relation, fact: Fact, sentence: str) -> Item:
+def template_of(relation: Relation) -> str:
+    """The phrase that a relation is extracted with: its own, or one of its sentences that does not offer the objects.
+
+    Some public files offer the objects to choose from ("Is a {} a animal, bird, fish ...? It is a").
+
+    Example:
+        >>> from bathyscope.facts import own_relation
+        >>> from bathyscope.studies.attribute_items import template_of
+        >>> template_of(own_relation("country-capital"))
+        'The capital city of {}'
+    """
+    if not _offers(relation.extraction_template, relation):
+        return relation.extraction_template
+    sentences = (*relation.zero_shot_templates, *relation.prompt_templates)
+    silent = [sentence for sentence in sentences if not _offers(sentence, relation)]
+    return extraction_from(silent)[0] if silent else relation.extraction_template
+
+
+def _offers(template: str, relation: Relation) -> bool:
+    """Whether objects to choose from stand in a template; a single one may be there by chance."""
+    return sum(occurs_in(name, template) for name in relation.objects) > 1
+
+
+def _item(model: Model, template: str, fact: Fact, sentence: str) -> Item:
     source = model.tokenize(sentence.replace(PLACE, fact.subject))
-    template = relation.extraction_template
     return Item(
         fact.subject,
         fact.object,
@@ -115,15 +140,15 @@ def _item(model: Model, relation: Relation, fact: Fact, sentence: str) -> Item:
     )
 
 
-def _inspection(model: Model, relation: Relation) -> Inspection:
-    before, _, behind = relation.extraction_template.partition(PLACE)
+def _inspection(model: Model, name: str, template: str) -> Inspection:
+    before, _, behind = template.partition(PLACE)
     tokens = model.tokenize(before + PLACEHOLDER + behind)
     place = Span(PLACEHOLDER, occurrence=before.count(PLACEHOLDER))
     (position,) = resolve(tokens, place)
     start, stop = tokens.offsets[position]
     if tokens.text[start:stop].strip() != PLACEHOLDER:
         raise UsageError(
-            f"the template {relation.extraction_template!r} of {relation.name!r} has its subject inside a word",
+            f"the template {template!r} of {name!r} has its subject inside a word",
             f"the tokens are {tokens.numbered()}",
             'a space around it: "extraction_template": "The capital of {}"',
         )

@@ -11,7 +11,6 @@ from typing import Any, Unpack
 
 from bathyscope.engine import Plan, Stop
 from bathyscope.engine.plan import MEMORY_BUDGET
-from bathyscope.errors import UsageError
 from bathyscope.facts import Relation
 from bathyscope.generation import Progress
 from bathyscope.model import Model
@@ -67,7 +66,7 @@ def attribute_extraction(
         >>> found.rows()[0]["n"]
         6
     """
-    asked = _checked(Asked.of(model, relations, choices))
+    asked = Asked.of(model, relations, choices)
     measuring, spec = asked.measuring(budget, progress, stop), asked.spec()
     began = time.perf_counter()
     found = (
@@ -115,19 +114,8 @@ def plan_attribute_extraction(
         >>> len(plans), plans[0].source_passes
         (1, 6)
     """
-    measuring = _checked(Asked.of(model, relations, choices)).measuring(budget)
+    measuring = Asked.of(model, relations, choices).measuring(budget)
     return [measuring.plan(group) for group in measuring.groups]
-
-
-def _checked(asked: Asked) -> Asked:
-    for one in asked.relations:
-        if len({item.subject for item in one.items if not item.given}) < 2:
-            raise UsageError(
-                f"of {one.relation.name!r} fewer than 2 subjects have an object that stands in no text already",
-                "finding it there would show nothing",
-                "other relations",
-            )
-    return asked
 
 
 def _tables(asked: Asked, groups: Sequence[Sequence[Any]], values: Sequence[Any]) -> Iterator[Table]:
@@ -164,6 +152,8 @@ def _notes(asked: Asked) -> Iterator[str]:
         "p: exact, signs of the differences of subjects flipped (McNemar's test where a subject has one item); "
         f"Bonferroni over {len(asked.relations)} relations. Intervals: bootstrap over subjects ({RESAMPLES:,})"
     )
+    if asked.left_out:
+        yield f"left out, since every object stands in its text already: {', '.join(asked.left_out)}"
     given = {one.relation.name: sum(item.given for item in one.items) for one in asked.relations}
     if any(given.values()):
         told = ", ".join(f"{name} {count}" for name, count in given.items() if count)
