@@ -80,7 +80,12 @@ class _Cut:
     """Edges that are cut, and whether any of them was there."""
 
     write: Write
+    edges: CutEdges
     fired: bool = False
+
+    def __str__(self) -> str:
+        keys, queries = list(self.edges.keys), self.write.position
+        return f"the cut at {self.write.site} of keys {keys} from positions {queries} (no such edge was open)"
 
 
 class Hooks:
@@ -113,7 +118,7 @@ class Hooks:
         for write in writes:
             if isinstance(write.intervention, CutEdges):
                 path = model.architecture.module_path(write.site)
-                self._cuts.setdefault(path, []).append(_Cut(write))
+                self._cuts.setdefault(path, []).append(_Cut(write, write.intervention))
             else:
                 self._visit(write.site).writes.append(write)
         for site in reads:
@@ -151,12 +156,7 @@ class Hooks:
             for visit in self._visits.values()
             if (visit.is_read and not visit.seen) or len(visit.fired) < len(visit.writes)
         ]
-        silent += [
-            f"the cut at {cut.write.site} (no such edge was open)"
-            for cuts in self._cuts.values()
-            for cut in cuts
-            if not cut.fired
-        ]
+        silent += [str(cut) for cuts in self._cuts.values() for cut in cuts if not cut.fired]
         if silent:
             raise InterventionError(
                 f"{', '.join(silent)} never happened",
@@ -238,25 +238,30 @@ class Hooks:
                 raise InterventionError(
                     f"{type(_module).__name__} was given no attention mask by name", "edges are cut in the mask"
                 )
-            return args, {**kwargs, "attention_mask": self._cut(kwargs["attention_mask"], hidden, cuts)}
+            is_open = _open_edges(_module, kwargs["attention_mask"], self.window)
+            return args, {**kwargs, "attention_mask": self._cut(kwargs["attention_mask"], is_open, len(hidden), cuts)}
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
-    def _cut(self, mask: Tensor | None, hidden: Tensor, cuts: list["_Cut"]) -> Tensor | None:
+    def _cut(self, mask: Tensor | None, is_open: Tensor, n_rows: int, cuts: list["_Cut"]) -> Tensor | None:
+        """The mask with edges closed; where nothing of this pass is cut, the mask itself."""
         found = [(cut, rows, columns) for cut in cuts for rows, columns in self.window.find(cut.write)]
         if not found:
             return mask
-        is_open = _open_edges(mask, self.window).expand(len(hidden), self.model.architecture.n_heads, -1, -1).clone()
+        by_head = is_open.shape[1] > 1 or any(cut.write.site.head is not None for cut, _, _ in found)
+        n_heads = self.model.architecture.n_heads if by_head else 1
+        is_open = is_open.expand(n_rows, n_heads, -1, -1).clone()
         for cut, rows, columns in found:
             row, pad, head = int(rows[0]), self.window.pads[int(rows[0])], cut.write.site.head
             heads = slice(None) if head is None else slice(head, head + 1)
             before = is_open[row, heads][:, columns, pad:]
-            after = cut.write.intervention.apply(before)
-            cut.fired |= bool((after != before).any())
-            if not after.any(-1).all():
+            after = cut.edges.apply(before)
+            cut.fired |= cut.edges.missing_ok or bool((after != before).any())
+            if not (kept := after.any(-1).all(0)).all():
+                starved = columns[~kept] + self.window.start - pad
                 raise InterventionError(
-                    f"the cuts at {cut.write.site} leave a query at positions "
-                    f"{sorted(set((columns + self.window.start - pad).tolist()))} no key to attend to",
+                    f"the cuts at {cut.write.site} leave the query at position {', '.join(map(str, starved.tolist()))} "
+                    "no key to attend to",
                     "attention must go somewhere; a token may always attend to itself",
                     "fewer keys",
                 )
@@ -302,12 +307,18 @@ class Hooks:
         self._handles.clear()
 
 
-def _open_edges(mask: Tensor | None, window: Window) -> Tensor:
+def _open_edges(module: nn.Module, mask: Tensor | None, window: Window) -> Tensor:
     """Which keys each query of a pass may attend to, (rows or 1, heads or 1, queries, keys)."""
+    columns = slice(window.start, window.start + window.length)
     if mask is None:  # attention that knows by itself that it is causal
-        keys = torch.arange(window.start + window.length)
-        return (keys <= keys[window.start :, None])[None, None]
-    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        keys = torch.arange(columns.stop)
+        return (keys <= keys[columns, None])[None, None]
+    is_open = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    # GPT-Neo closes what is beyond its local window inside the module, where no mask shows it.
+    own = getattr(module, "bias", None)
+    if isinstance(own, Tensor) and own.dtype == torch.bool and own.ndim == 4:
+        is_open = is_open & own[:, :, columns, : columns.stop]
+    return is_open
 
 
 def _lay_out(tensor: Tensor, tap: Tap, length: int) -> Tensor:

@@ -204,6 +204,7 @@ class CutEdges(Intervention):
 
     Args:
         keys: token indices of the prompt, from 0.
+        missing_ok: whether a layer may have none of these edges, as one with a sliding window; otherwise that raises.
 
     Example:
         >>> import bathyscope
@@ -216,6 +217,7 @@ class CutEdges(Intervention):
     """
 
     keys: tuple[int, ...]
+    missing_ok: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keys", tuple(dict.fromkeys(self.keys)))

@@ -204,7 +204,7 @@ def resolve(tokens: Tokens, position: Position) -> tuple[int, ...]:
         if position == "all":
             return tuple(range(len(tokens)))
         return span_tokens(tokens, position)[-1:]
-    found = tuple(token_index(index, len(tokens)) for index in position)
+    found = tuple(dict.fromkeys(token_index(index, len(tokens)) for index in position))
     if not found:
         raise PositionError("no position was given", "at least one is needed", "last")
     return found

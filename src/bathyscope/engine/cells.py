@@ -3,18 +3,24 @@
 A cell is read, map, write, read out. Knows no model: prompts are tokens, values come from reads.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from bathyscope import store
+from bathyscope.errors import UsageError
 from bathyscope.interventions import Replace, Write
 from bathyscope.mappings import Identity
 from bathyscope.mappings import Mapping as RepresentationMapping
 from bathyscope.model import Model, Tokens
 from bathyscope.readouts import Readout
 from bathyscope.sites import Site
+
+IDENTITY = Identity()
+"""One for all cells, so that what has no other mapping is mapped together."""
 
 VERSION = 1
 """Version of what a cell means; it is in every key, so that a change of meaning finds no old result."""
@@ -52,7 +58,11 @@ class Given:
 
     def fingerprint(self) -> str:
         """SHA-256 of the value."""
-        return Replace(self.value).fingerprint()
+        return self._as_written.fingerprint()
+
+    @cached_property
+    def _as_written(self) -> Replace:
+        return Replace(self.value)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Given) and self.site == other.site and self.fingerprint() == other.fingerprint()
@@ -75,7 +85,7 @@ class Patch:
     source: Read | Given
     site: Site
     positions: tuple[int, ...]
-    mapping: RepresentationMapping = field(default_factory=Identity)
+    mapping: RepresentationMapping = IDENTITY
 
 
 @dataclass(frozen=True)
@@ -101,11 +111,25 @@ class Cell:
     source: Read | Given | None = None
     site: Site | None = None
     positions: tuple[int, ...] = ()
-    mapping: RepresentationMapping = field(default_factory=Identity)
+    mapping: RepresentationMapping = IDENTITY
     also: tuple[Write, ...] = ()
     against: Read | None = None
     more: tuple[Patch, ...] = ()
     base: tuple[Write, ...] = ()
+
+    def __post_init__(self) -> None:
+        places = list(self._written())
+        if len(set(places)) < len(places):
+            site, position = next(place for place in places if places.count(place) > 1)
+            raise UsageError(f"{site} is written twice at position {position}", "one representation a place")
+
+    def _written(self) -> Iterator[tuple[Site, int]]:
+        """Each place that is written, a head as the whole where the whole is written as well."""
+        sites = {patch.site for patch in self.patches}
+        for patch in self.patches:
+            whole = Site(patch.site.component, patch.site.layer)
+            for position in patch.positions:
+                yield (whole if whole in sites else patch.site), position
 
     @property
     def patches(self) -> tuple[Patch, ...]:

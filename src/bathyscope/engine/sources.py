@@ -95,18 +95,20 @@ class Sources:
 
 
 def _together(patches: Sequence[Patch], values: Sequence[Tensor]) -> list[Write]:
-    """Writes of one row: plain ones of one site at one position each become one, which is much quicker."""
-    plain: dict[Site, list[tuple[int, Tensor]]] = {}
-    found = []
-    for patch, value in zip(patches, values, strict=True):
+    """Writes of one row: neighbouring plain ones of one site at one position each become one, which is much quicker."""
+    found: list[Write] = []
+    plain: list[tuple[int, Tensor]] = []
+    for number, (patch, value) in enumerate(zip(patches, values, strict=True)):
         one = patch.mapping.intervention(value)
-        if type(one) is Replace and not one.match_norm and len(patch.positions) == 1:
-            plain.setdefault(patch.site, []).append((patch.positions[0], one.value))
-        else:
+        if type(one) is not Replace or one.match_norm or len(patch.positions) != 1:
             found.append(Write(patch.site, one, patch.positions))
-    for site, placed in plain.items():
-        positions, values = zip(*placed, strict=True)
-        found.append(Write(site, Replace(torch.stack(values)), positions))
+            continue
+        plain.append((patch.positions[0], one.value))
+        after = patches[number + 1] if number + 1 < len(patches) else None
+        if after is None or (after.site, after.mapping, len(after.positions)) != (patch.site, patch.mapping, 1):
+            positions, held = zip(*plain, strict=True)
+            found.append(Write(patch.site, Replace(torch.stack(held)), positions))
+            plain = []
     return found
 
 

@@ -1,7 +1,9 @@
 """Readouts of the target's next token: which are likeliest, and at what rank certain ones stand."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -111,6 +113,10 @@ def token_id(model: Model, token: str | int) -> int:
     return ids[0]
 
 
+OPENING: Final = "\"'([{<-/\u2013\u2014\u2018\u201c\u00ab"
+"""Characters that no space follows."""
+
+
 @dataclass(frozen=True)
 class FirstToken:
     """The token that an answer begins with.
@@ -128,7 +134,7 @@ class FirstToken:
 
 
 def first_token(model: Model, answer: str, *, after: str) -> FirstToken:
-    """The token that an answer begins with where it follows a prompt.
+    """The token that an answer begins with where it follows a prompt, found in the two together.
 
     A word that follows a word has a space before it, which most vocabularies keep in its token.
 
@@ -138,7 +144,7 @@ def first_token(model: Model, answer: str, *, after: str) -> FirstToken:
         after: the prompt.
 
     Raises:
-        UsageError: there is no answer.
+        UsageError: there is no answer, or it shares its first token with the prompt.
 
     Example:
         >>> import bathyscope
@@ -148,10 +154,26 @@ def first_token(model: Model, answer: str, *, after: str) -> FirstToken:
     """
     if not answer.strip():
         raise UsageError(f"the answer {answer!r} was given", "a text with a character that is seen", "--answer Paris")
-    spaced = answer[0].isspace() or not answer[0].isalnum() or not after or after[-1].isspace()
-    whole = answer if spaced else f" {answer}"
-    ids = model.tokenizer(whole, add_special_tokens=False)["input_ids"]
+    whole = f" {answer}" if _needs_space(after, answer) else answer
+    tokens = model.tokenize(after + whole)
+    index = next(number for number, (_, stop) in enumerate(tokens.offsets) if stop > len(after))
+    start = tokens.offsets[index][0]
+    if start < len(after.rstrip()):
+        raise UsageError(
+            f"the answer {answer!r} shares a token with the prompt",
+            f"the tokens are {tokens.numbered()}",
+            "another answer",
+        )
+    ids = tokens.ids[index:]
+    if start < len(after):  # the prompt ends in a space that would be the answer's own
+        ids = tuple(model.tokenizer(answer, add_special_tokens=False)["input_ids"])
     return FirstToken(ids[0], model.token_texts(ids[:1])[0], whole, len(ids))
+
+
+def _needs_space(before: str, answer: str) -> bool:
+    """Whether a word stands apart from what comes before it: not behind a bracket, and not in Chinese."""
+    opened = not before or before[-1].isspace() or before[-1] in OPENING
+    return not opened and answer[0].isalnum() and unicodedata.east_asian_width(answer[0]) not in ("W", "F")
 
 
 def measured(model: Model, logits: Tensor, **values: Tensor) -> tuple[Reading, ...]:
