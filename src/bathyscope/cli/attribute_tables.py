@@ -51,7 +51,8 @@ def show(result: "AttributeExtractionResult", console: Console) -> None:
         )
     )
     console.print(_by_layer(result, ORACLES))
-    for line in result.notes:
+    told = "*: the better of patchscope and probe, where p < .05 after Bonferroni's correction"
+    for line in (told, *result.notes):
         console.print(Text(terminal.clean(line), "dim"), no_wrap=False)
 
 
