@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from bathyscope import capture, run
+from bathyscope.attribution.direct import Tail
 from bathyscope.causal import (
     NoiseRule,
     activation_patching,
@@ -14,22 +15,23 @@ from bathyscope.causal import (
     linearised_path_patching,
     path_patching,
 )
-from bathyscope.causal.patching import patched
-from bathyscope.engine import Cell, collect, plan
+from bathyscope.causal.measuring import patched
+from bathyscope.engine import Cell, Patch, Read, collect, plan
 from bathyscope.errors import InterventionError, PositionError, SiteError, UsageError
 from bathyscope.interventions import CutEdges, Noise, Replace, Write
 from bathyscope.model import Model
-from bathyscope.readouts import LogitDiff, Probability
+from bathyscope.readouts import LogitDiff, LogProbability, Probability
 from bathyscope.results import Result
 from bathyscope.sites import Site, residual_site
 from bathyscope.store import Store
 from conftest import tiny_model
 from families import TinyFamily
+from tokenizers_for_tests import tiny_tokenizer
 
 CLEAN = "The cat of the keeper lives in"
 CORRUPTED = "The cat in the keeper lives in"
 ANSWER, WRONG = 7, 11
-DIFF, P = LogitDiff(ANSWER, WRONG), Probability(ANSWER)
+DIFF, P = LogitDiff(ANSWER, WRONG), LogProbability(ANSWER)
 
 
 def ids_of(model: Model, text: str = CLEAN) -> tuple[int, ...]:
@@ -125,13 +127,23 @@ def test_impossible_patches_are_refused(llama: Model):
 
 
 def test_a_metric_that_both_runs_share_has_no_shares(llama: Model):
-    ends = {ids: llama.tokenize(CLEAN).ids for ids in ("a",)}["a"]
-    other = (*ends[:-1], ends[-1] + 1)
-    frozen = Probability(ANSWER)
+    told = []
     with pytest.raises(UsageError, match="share of their difference"):
-        activation_patching(llama, ends, other, replace(frozen), layers=0) if near(
-            metric_of(llama, ends, P), metric_of(llama, other, P), 1e-5
-        ) else activation_patching(llama, ends, other, _Constant(ANSWER), layers=0)
+        activation_patching(llama, CLEAN, CORRUPTED, _Constant(ANSWER), planned=told.append)
+    assert not told, "it is refused before a grid is planned"
+    small = activation_patching(llama, CLEAN, CORRUPTED, Probability(ANSWER), layers=1, together=True)
+    assert near(small.cells[0].effect, 1.0, 1e-3), "a small probability is no reason to refuse"
+
+
+def test_a_place_that_is_named_twice_is_one(llama: Model):
+    last = len(ids_of(llama)) - 1
+    assert len(activation_patching(llama, CLEAN, CORRUPTED, DIFF, layers=1, position=[last, -1]).cells) == 1
+    read = Read(llama.tokenize(CLEAN), Site("resid_post", 1), 2)
+    with pytest.raises(UsageError, match="written twice"):
+        Cell(llama.tokenize(CORRUPTED), DIFF, read, read.site, (3,), more=(Patch(read, read.site, (3,)),))
+    heads = (Patch(read, Site("z", 1), (3,)), Patch(read, Site("z", 1, 2), (3,)))
+    with pytest.raises(UsageError, match="written twice"):
+        Cell(llama.tokenize(CORRUPTED), DIFF, more=heads)
 
 
 class _Constant(Probability):
@@ -150,19 +162,19 @@ def tracing(model: Model, **asked):
 
 def test_no_noise_has_no_effects(model: Model):
     found = tracing(model, noise="0")
-    assert abs(found.values["total_effect"]) < 1e-7
-    assert all(abs(cell.effect) < 1e-6 for cell in found.cells)
+    assert abs(found.values["total_effect"]) < 1e-4
+    assert all(abs(cell.effect) < 1e-4 for cell in found.cells)
 
 
 def test_the_last_place_restores_all_and_what_stands_before_the_subject_nothing(model: Model):
     found = tracing(model)
     total, last = found.values["total_effect"], len(ids_of(model)) - 1
-    assert near(found.at(f"resid_post.{model.n_layers - 1}", last).effect, total, 1e-6)
+    assert abs(total) > 1e-3
+    assert near(found.at(f"resid_post.{model.n_layers - 1}", last).effect, total)
     subject = first_token_of_subject(model)
     before = [cell for cell in found.cells if cell.position < subject]
-    assert before and all(abs(cell.effect) < 1e-7 for cell in before)
-    restored = found.at("embed", subject).effect
-    assert not near(restored, 0.0, 1e-6) or abs(total) < 1e-5
+    assert before and all(abs(cell.effect) < 1e-4 for cell in before)
+    assert any(abs(cell.effect) > 1e-3 for cell in found.cells if cell.position == subject)
 
 
 def first_token_of_subject(model: Model) -> int:
@@ -180,9 +192,9 @@ def test_restoring_every_position_of_a_layer_is_the_clean_run(model: Model):
         for layer in range(-1, model.n_layers)
     ]
     found = collect(plan([*cells, Cell(tokens, P, base=base), Cell(tokens, P)], model, model), model, model).readings
-    *restored, noised, clean = (reading.values["probability"] for reading in found)
-    assert all(abs(value - clean) < 1e-6 for value in restored)
-    assert abs(noised - clean) > 1e-7
+    *restored, noised, clean = (reading.values["log_probability"] for reading in found)
+    assert all(abs(value - clean) < 1e-4 for value in restored)
+    assert abs(noised - clean) > 1e-2
 
 
 def test_tracing_is_each_plain_run_with_the_same_noise(model: Model):
@@ -190,6 +202,7 @@ def test_tracing_is_each_plain_run_with_the_same_noise(model: Model):
     found = tracing(model, component=["resid_post", "mlp_out"], layers="1,2", window=2, position=[5, -1])
     subject = tuple(int(index) for index in found.provenance["spec"]["subject"])
     clean = capture(model, CLEAN, ["resid_post.1", "resid_post.2", *(f"mlp_out.{layer}" for layer in range(4))])
+    changed = False
     for cell in found.cells:
         site = Site.parse(cell.site)
         window = [Site("mlp_out", layer) for layer in (cell.layer - 1, cell.layer)]
@@ -199,7 +212,9 @@ def test_tracing_is_each_plain_run_with_the_same_noise(model: Model):
             writes = [Write("embed", Noise(0.7, seed), subject)]
             writes += [Write(one, Replace(clean[one][0][cell.position]), cell.position) for one in sites]
             values.append(metric_of(model, CLEAN, P, writes=writes))
-        assert near(cell.value, sum(values) / 2, 1e-5)
+        assert near(cell.value, sum(values) / 2)
+        changed |= abs(cell.effect) > 1e-3
+    assert changed, "cells that change nothing prove nothing"
 
 
 def test_a_subject_that_is_not_there_is_refused_with_the_tokens(llama: Model):
@@ -211,6 +226,11 @@ def test_noise_rules(llama: Model):
     std = float(torch.cat(capture(llama, ["The cat", "a keeper"], ["embed"])["embed"]).std())
     rule = NoiseRule(3.0, subjects=("The cat", "a keeper"))
     assert near(rule.strength(llama), 3 * std, 1e-6)
+    opened = replace(llama, tokenizer=tiny_tokenizer(bos=True), _modules={}, _texts={})
+    assert near(rule.strength(opened), 3 * std, 1e-6), "a special token is no part of a subject"
+    assert NoiseRule() == NoiseRule(3.0)
+    with pytest.raises(UsageError, match="one of the two"):
+        NoiseRule(3.0, std=0.1)
     assert NoiseRule.parse("s3").strength(llama) > 0
     assert NoiseRule.parse("u0.5") == NoiseRule(None, 0.5, uniform=True)
     drawn = Noise(0.5, 1, "uniform").apply(torch.zeros(50, 40))
@@ -245,7 +265,8 @@ def test_knockout_of_all_but_itself_is_the_one_token_prompt(model: Model, family
     keys = {"all others": list(range(last))}
     found = attention_knockout(model, CLEAN, P, keys=keys, layers=1, window=9)
     alone = metric_of(model, ids_of(model)[-1:], P)
-    assert near(found.cells[0].value, alone, 1e-5) == (family.positions != "learned")
+    assert near(found.cells[0].value, alone) == (family.positions != "learned")
+    assert found.cells[0].position is None and found.cells[0].token == "all others"
 
 
 def test_knockout_by_head(model: Model):
@@ -254,8 +275,43 @@ def test_knockout_by_head(model: Model):
     assert [cell.head for cell in heads.cells] == list(range(model.architecture.n_heads))
     together = [Write(Site("pattern", 2, head), CutEdges((7, 8)), -1) for head in range(model.architecture.n_heads)]
     whole = attention_knockout(model, CLEAN, P, keys={"k": [7, 8]}, layers=2, window=1)
-    assert near(metric_of(model, tokens, P, writes=together), whole.cells[0].value, 1e-5)
-    assert len({round(cell.value, 7) for cell in heads.cells}) > 1
+    assert near(metric_of(model, tokens, P, writes=together), whole.cells[0].value)
+    assert len({round(cell.value, 4) for cell in heads.cells}) > 1
+    assert abs(whole.cells[0].effect) > 1e-3
+
+
+def test_each_token_is_cut_by_itself_and_never_its_own(model: Model):
+    found = attention_knockout(model, CLEAN, P, queries=[4, -1], layers=1, window=2)
+    last = len(ids_of(model)) - 1
+    assert [cell.position for cell in found.cells] == list(range(last))
+    for cell in found.cells[3:6]:
+        layers = [Site("pattern", layer) for layer in (0, 1)]
+        cut = [
+            Write(site, CutEdges((cell.position,), missing_ok=True), query)
+            for site in layers
+            for query in (4, last)
+            if query > cell.position
+        ]
+        assert near(cell.value, metric_of(model, CLEAN, P, writes=cut)), cell
+    assert max(abs(cell.effect) for cell in found.cells) > 1e-3
+
+
+def test_a_share_is_told_of_probabilities_only(llama: Model):
+    shares = attention_knockout(llama, CLEAN, Probability(ANSWER), layers=1)
+    plain = shares.values["uncut"]
+    assert all(near(cell.effect, cell.value / plain - 1, 1e-5) for cell in shares.cells) and "share" in shares.effect
+    others = attention_knockout(llama, CLEAN, DIFF, layers=1)
+    assert all(near(cell.effect, cell.value - others.values["uncut"]) for cell in others.cells)
+    assert "share" not in others.effect
+
+
+def test_a_local_layer_keeps_what_is_beyond_its_window_closed():
+    model = tiny_model("gpt_neo_local")
+    last = len(ids_of(model)) - 1
+    with pytest.raises(InterventionError, match="no key to attend to"):
+        run(model, CLEAN, writes=[Write("pattern.1", CutEdges(range(last - 6, last + 1)), last)])
+    with pytest.raises(InterventionError, match="no such edge was open"):
+        run(model, CLEAN, writes=[Write("pattern.1", CutEdges((0,)), last)])
 
 
 def test_a_pattern_that_was_cut_sums_to_one_without_the_cut(llama: Model):
@@ -267,8 +323,8 @@ def test_a_pattern_that_was_cut_sums_to_one_without_the_cut(llama: Model):
 
 
 def test_a_query_without_keys_raises(model: Model):
-    with pytest.raises(InterventionError, match="no key to attend to"):
-        attention_knockout(model, CLEAN, P, keys={"all": "all"}, layers=1)
+    with pytest.raises(InterventionError, match="query at position 0 no key to attend to"):
+        run(model, CLEAN, writes=[Write("pattern.1", CutEdges((0,)), (0, 2))])
 
 
 def test_impossible_cuts_are_refused(llama: Model):
@@ -310,13 +366,16 @@ def test_to_the_logits_alone_it_is_the_residual_streams_difference(model: Model)
         assert near(cell.value, float(DIFF.measure(model, model.unembed(residual[None]))[0])), site
 
 
-def test_direct_differences_add_up_to_the_clean_residual_stream(model: Model):
+def test_all_senders_direct_make_the_clean_logits(model: Model):
+    """What every sender alone moves the last residual stream by adds up, and the model's tail says the clean logits."""
     needs(model, "attn_out", "mlp_out")
     sites = [Site(name, layer) for name in ("attn_out", "mlp_out") for layer in range(model.n_layers)]
     ends = [Site("resid_pre", 0), Site("resid_post", model.n_layers - 1)]
     clean, corrupted = (capture(model, text, [*sites, *ends]) for text in (CLEAN, CORRUPTED))
     total = sum(clean[site][0] - corrupted[site][0] for site in [*sites, ends[0]])
-    assert torch.allclose(corrupted[ends[1]][0] + total, clean[ends[1]][0], atol=1e-4)
+    logits = model.unembed(corrupted[ends[1]][0] + total)
+    wanted = run(model, CLEAN).logits[0]
+    assert (logits - wanted).abs().max() < 1e-3 * wanted.abs().max()
 
 
 @pytest.mark.parametrize("receiver", ["q.2.1", "k.2.0", "v.2.0", "mlp_out.2", "z.3.1"])
@@ -330,8 +389,36 @@ def test_through_a_receiver_it_is_the_slow_reference(model: Model, receiver: str
         assert near(cell.value, slow_path(model, Site.parse(cell.site), site)), cell
 
 
-def slow_path(model: Model, sender: Site, receiver: Site) -> float:
-    """Block by block: what a receiver is given is the corrupted residual stream plus the sender's difference."""
+@pytest.mark.parametrize("receiver", ["q.2.1", "k.2.0", "v.2.0"])
+def test_projections_that_receive_are_told_apart_where_others_listen(model: Model, receiver: str):
+    """With the logits listening too, only what a projection itself does to its head goes on."""
+    needs(model, "attn_out", "mlp_out", "z", "q")
+    site, last, attention = model.site(receiver), Site("resid_post", model.n_layers - 1), Site("attn_out", 2)
+    found = path_patching(model, CLEAN, CORRUPTED, DIFF, senders="mlp_out", receivers=[site, "logits"], layers="0,1")
+    corrupted = capture(model, CORRUPTED, [last, attention])
+    values = []
+    for cell in found.cells:
+        sender = Site.parse(cell.site)
+        sent = capture(model, CLEAN, [sender])[sender][0] - capture(model, CORRUPTED, [sender])[sender][0]
+        heard = heard_by(model, sender, site)
+        moved = run(model, CORRUPTED, reads=[attention], writes=[Write(site, Replace(heard))]).activations[attention][0]
+        residual = corrupted[last][0] + sent + moved - corrupted[attention][0]
+        values.append(float(DIFF.measure(model, model.unembed(residual[-1:]))[0]))
+        assert near(cell.value, values[-1]), cell
+    direct = path_patching(model, CLEAN, CORRUPTED, DIFF, senders="mlp_out", layers="0,1")
+    assert any(abs(cell.value - value) > 1e-3 for cell, value in zip(direct.cells, values, strict=True))
+
+
+def test_all_of_attention_receives_what_a_part_of_it_does(llama: Model):
+    one, both = (
+        path_patching(llama, CLEAN, CORRUPTED, DIFF, senders="mlp_out", receivers=receivers, layers="0,1")
+        for receivers in ("attn_out.2", ["attn_out.2", "q.2.1"])
+    )
+    assert [cell.value for cell in one.cells] == pytest.approx([cell.value for cell in both.cells], abs=1e-4)
+
+
+def heard_by(model: Model, sender: Site, receiver: Site) -> torch.Tensor:
+    """What a receiver holds when it is given the corrupted residual stream plus the sender's difference."""
     name = "resid_pre"
     if receiver.component == "mlp_out" and not isinstance(model.architecture.taps["resid_mid"], str):
         name = "resid_mid"
@@ -339,8 +426,12 @@ def slow_path(model: Model, sender: Site, receiver: Site) -> float:
     clean = capture(model, CLEAN, [sender])[sender][0]
     corrupted = capture(model, CORRUPTED, [sender, given])
     changed = corrupted[given][0] + clean - corrupted[sender][0]
-    heard = run(model, CORRUPTED, reads=[receiver], writes=[Write(given, Replace(changed))]).activations[receiver][0]
-    return metric_of(model, CORRUPTED, writes=[Write(receiver, Replace(heard))])
+    return run(model, CORRUPTED, reads=[receiver], writes=[Write(given, Replace(changed))]).activations[receiver][0]
+
+
+def slow_path(model: Model, sender: Site, receiver: Site) -> float:
+    """Block by block, and then the receiver written into a run that is otherwise free."""
+    return metric_of(model, CORRUPTED, writes=[Write(receiver, Replace(heard_by(model, sender, receiver)))])
 
 
 def test_the_linearised_paths_add_up_at_the_held_scale(model: Model):
@@ -349,16 +440,15 @@ def test_the_linearised_paths_add_up_at_the_held_scale(model: Model):
         found = linearised_path_patching(model, CLEAN, CORRUPTED, DIFF)
     except UsageError as refused:
         pytest.skip(str(refused))
+    last = Site("resid_post", model.n_layers - 1)
+    clean, corrupted = (capture(model, text, [last])[last][0][-1] for text in (CLEAN, CORRUPTED))
+    total = Tail.of(model, DIFF, corrupted).share(clean - corrupted)
+    assert near(sum(path.attribution for path in found), total), "all paths together are the whole, at the held scale"
     exact = path_patching(model, CLEAN, CORRUPTED, DIFF)
-    start, end = exact.values["corrupted"], exact.values["clean"]
-    gaps = []
-    for path in found:
-        if path.site.split(".")[0] in ("z", "mlp_out"):
-            moved = exact.at(path.site).effect * (end - start)
-            gaps.append((moved, path.attribution))
-    measured, estimated = (torch.tensor(values) for values in zip(*gaps, strict=True))
-    assert torch.corrcoef(torch.stack([measured, estimated]))[0, 1] > 0.8
-    assert not torch.allclose(measured, estimated, atol=1e-5), "one of them is not what it is called"
+    moved = [exact.at(path.site).value - exact.values["corrupted"] for path in found if path.site.split(".")[0] == "z"]
+    held = [path.attribution for path in found if path.site.split(".")[0] == "z"]
+    assert torch.corrcoef(torch.tensor([moved, held]))[0, 1] > 0.8
+    assert max(abs(one - other) for one, other in zip(moved, held, strict=True)) > 1e-5, "a norm answers"
 
 
 def test_receivers_that_receive_nothing_are_refused(llama: Model):
@@ -366,6 +456,19 @@ def test_receivers_that_receive_nothing_are_refused(llama: Model):
         path_patching(llama, CLEAN, CORRUPTED, DIFF, senders="mlp_out", receivers="q.1.0", layers="2")
     with pytest.raises(UsageError, match="receiver"):
         path_patching(llama, CLEAN, CORRUPTED, DIFF, receivers="resid_post.1")
+    with pytest.raises(UsageError, match="none of the senders"):
+        path_patching(llama, CLEAN, CORRUPTED, DIFF, senders="mlp_out", receivers=["q.1.0", "logits"], layers="2")
+    with pytest.raises(UsageError, match="senders are"):
+        path_patching(llama, CLEAN, CORRUPTED, DIFF, senders="resid_pre")
+    parallel = tiny_model("gpt_neox")
+    with pytest.raises(UsageError, match="after its sender"):
+        path_patching(parallel, CLEAN, CORRUPTED, DIFF, senders="attn_out", receivers="mlp_out.2", layers="2")
+
+
+def test_the_embedding_sends_too(model: Model):
+    needs(model, "attn_out", "mlp_out")
+    found = path_patching(model, CLEAN, CORRUPTED, DIFF, senders="embed", receivers="all")
+    assert near(found.cells[0].effect, 1.0, 1e-3)
 
 
 # What they return

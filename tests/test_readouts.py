@@ -1,5 +1,6 @@
 """Readouts against sums over whole distributions, written out here a second time."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -24,10 +25,12 @@ from bathyscope.readouts import (
     ReverseSurprisal,
     Several,
     Surprisal,
+    first_token,
     normalized,
     readout_of,
 )
 from bathyscope.sites import Site, residual_site
+from tokenizers_for_tests import sentencepiece_like_tokenizer
 
 S, T = "the cat sat on it", "hello cat and x"
 EVERYTHING = Several(
@@ -162,3 +165,18 @@ def test_several_of_different_lengths_are_refused():
         Several((Generate(3), KL()))
     with pytest.raises(UsageError, match="at least 1 readout"):
         Several(())
+
+
+def test_an_answers_first_token_is_found_behind_its_prompt(llama: Model):
+    for prompt, answer in (("The capital of France is", "Paris"), ("The cat of", "the"), ('She said "', "the")):
+        found = first_token(llama, answer, after=prompt)
+        whole, alone = llama.tokenize(prompt + found.whole).ids, llama.tokenize(prompt).ids
+        assert whole[: len(alone)] == alone and found.id == whole[len(alone)]
+        assert found.n_tokens == len(whole) - len(alone)
+    assert first_token(llama, "the", after="The (").whole == "the"
+    assert first_token(llama, "the", after="The cat").whole == " the"
+    pieces = replace(llama, tokenizer=sentencepiece_like_tokenizer(), _modules={}, _texts={})
+    found = first_token(pieces, "the", after="The cat of")
+    assert found.id == pieces.tokenize("The cat of the").ids[len(pieces.tokenize("The cat of"))]
+    with pytest.raises(UsageError, match="seen"):
+        first_token(llama, " ", after="The")

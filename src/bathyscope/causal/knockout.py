@@ -6,15 +6,14 @@ from typing import Any, Final, Unpack
 
 from bathyscope import prompts
 from bathyscope.causal.measuring import RunOptions, concluded, measure
-from bathyscope.causal.patching import window_notes
-from bathyscope.causal.places import Layers, layers_of, window_of
+from bathyscope.causal.places import Layers, layers_of, named, window_notes, window_of
 from bathyscope.causal.result import CausalCell, CausalResult
 from bathyscope.engine import Cell
 from bathyscope.errors import UsageError
 from bathyscope.interventions import CutEdges, Write
 from bathyscope.model import Model, Prompt, Tokens
 from bathyscope.prompts import Position
-from bathyscope.readouts import Metric
+from bathyscope.readouts import Metric, Probability
 from bathyscope.sites import Site
 
 WINDOW: Final = 9
@@ -46,7 +45,8 @@ def attention_knockout(
 ) -> CausalResult:
     """Keep some tokens from attending to others in a window of layers, and measure what the answer loses.
 
-    The edges are taken out of the attention mask, so that what attention is left still sums to 1.
+    The edges are taken out of the attention mask, so that what attention is left still sums to 1. A token's look at
+    itself is never taken.
 
     Args:
         model: the model, with any attention.
@@ -61,11 +61,11 @@ def attention_knockout(
         options: see `RunOptions`.
 
     Returns:
-        For each window and group the relative change of the metric: -1 where nothing of it is left.
+        For each window and group the change of the metric: of a probability as a share of it, -1 where nothing of it
+        is left; of others the difference.
 
     Raises:
-        UsageError: a group that no query could look at, or a metric that is 0.
-        InterventionError: a query would have nothing left to attend to.
+        UsageError: a group that no query could look at.
         CancelledError: `stop` said so.
 
     Example:
@@ -96,17 +96,16 @@ def attention_knockout(
         "method": "attention-knockout",
         "sites": list(dict.fromkeys(str(site) for site, _ in cuts)),
         "queries": list(asking),
-        "keys": [list(group.keys) for group in groups],
+        "keys": {group.name: list(group.keys) for group in groups} if keys != "each" else "each",
         "window": window,
     }
     measured = measure(model, [*cells, Cell(tokens, metric)], metric, spec, **options)
     *values, plain = measured.values
-    if abs(plain) < 1e-12:
-        raise UsageError(
-            f"the {metric.name} is {plain:.3g} before anything is cut", "a change is told as a share of it"
-        )
+    unit = plain if isinstance(metric, Probability) else 1.0
     found = [
-        CausalCell(str(site), site.layer, site.head, group.keys[-1], group.name, value, (value - plain) / abs(plain))
+        CausalCell(
+            **{**named(site, group.keys, tokens), "token": group.name}, value=value, effect=(value - plain) / unit
+        )
         for (site, group), value in zip(cuts, values, strict=True)
     ]
     asked = ", ".join(f"{index} {tokens.texts[index]!r}" for index in asking)
@@ -114,12 +113,12 @@ def attention_knockout(
         model,
         measured,
         spec,
-        effect=f"change of the {metric.name} as a share of it (-1: nothing is left)",
+        effect=f"change of the {metric.name}" + (" as a share of it (-1: nothing is left)" if unit == plain else ""),
         metric=metric,
         prompts={"prompt": tokens},
         cells=found,
         values={"uncut": plain},
-        notes=[f"{asked} may not attend to the token of the column", *window_notes(window)],
+        notes=[f"{asked} may not attend to the token of the column", *window_notes(window), *_sliding(model, tokens)],
     )
 
 
@@ -138,10 +137,10 @@ def _groups(tokens: Tokens, keys: Keys, asking: Sequence[int]) -> list[_Group]:
             group = prompts.span_tokens(tokens, position)
         else:
             group = prompts.resolve(tokens, position)
-        if min(group) > last:
+        if min(group) >= last:
             raise UsageError(
                 f"the keys {name!r} are tokens {list(group)}, and the last query is token {last}",
-                f"attention looks back only; the tokens are {tokens.numbered()}",
+                f"attention to others looks back only; the tokens are {tokens.numbered()}",
                 "earlier keys, or later queries",
             )
         found.append(_Group(name, tuple(group)))
@@ -160,5 +159,16 @@ def _cell(
     """A run in which edges of some layers are cut."""
     for site in sites:
         model.architecture.tap(site)  # a family that keeps no pattern says so before anything is run
-    looking = tuple(query for query in asking if query >= min(group.keys))
-    return Cell(tokens, metric, also=tuple(Write(site, CutEdges(group.keys), looking) for site in sites))
+    cuts = []
+    for query in asking:
+        if keys := tuple(key for key in group.keys if key < query):
+            cuts += [Write(site, CutEdges(keys, missing_ok=True), query) for site in sites]
+    return Cell(tokens, metric, also=tuple(cuts))
+
+
+def _sliding(model: Model, tokens: Tokens) -> list[str]:
+    """What has to be known of layers that do not look back as far as the prompt goes."""
+    window = getattr(model.hf.config, "sliding_window", None) or getattr(model.hf.config, "window_size", None)
+    if window is None or window >= len(tokens):
+        return []
+    return [f"layers with a sliding window look back {window} tokens: there is nothing to cut beyond, and no effect"]

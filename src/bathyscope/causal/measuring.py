@@ -3,17 +3,24 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import Any, Final, TypedDict, Unpack
+
+import torch
 
 from bathyscope.causal.result import CausalCell, CausalResult
-from bathyscope.engine import Cell, Plan, Stop, collect, plan, run_stored
+from bathyscope.engine import Cell, Patch, Plan, Read, Stop, collect, plan, run_stored
 from bathyscope.engine.plan import MEMORY_BUDGET
 from bathyscope.errors import UsageError
-from bathyscope.generation import Progress
+from bathyscope.generation import Progress, next_logits
 from bathyscope.model import Model, Tokens
 from bathyscope.readouts import Metric
 from bathyscope.results import provenance
+from bathyscope.sites import Site
 from bathyscope.store import Store
+
+SAME: Final = {torch.float64: 1e-8, torch.float32: 1e-4}
+SAME_IN_HALF: Final = 1e-2
+"""Two numbers that differ by this share of the larger are one number and its rounding."""
 
 
 class RunOptions(TypedDict, total=False):
@@ -95,6 +102,33 @@ def measure(
         "cells_per_second": round(len(distinct) / max(seconds, 1e-9), 2),
     }
     return Measured(tuple(by_cell[cell] for cell in cells), planned, timing, run)
+
+
+def patched(metric: Metric, read: Tokens, written: Tokens, sites: Sequence[Site], positions: Sequence[int]) -> Cell:
+    """A cell in which what one prompt holds at some sites and positions is written into another's run there."""
+    patches = tuple(Patch(Read(read, site, one), site, (one,)) for site in sites for one in positions)
+    first = patches[0]
+    return Cell(written, metric, first.source, first.site, first.positions, more=patches[1:])
+
+
+def check_apart(model: Model, metric: Metric, first: Tokens, second: Tokens) -> None:
+    """Refuse two prompts that a metric does not tell apart, before any grid is run.
+
+    Raises:
+        UsageError: with what it is of both.
+    """
+    start, end = metric.measure(model, next_logits(model, [first, second])).double().tolist()
+    if abs(end - start) <= SAME.get(model.dtype, SAME_IN_HALF) * max(abs(start), abs(end)):
+        raise UsageError(
+            f"the metric is {start:.6g} in the one run and {end:.6g} in the other",
+            "an effect is a share of their difference",
+            "prompts, or answers, that the model tells apart",
+        )
+
+
+def share(value: float, start: float, end: float) -> float:
+    """How far a value lies on the way from one number to another."""
+    return (value - start) / (end - start)
 
 
 def concluded(  # noqa: PLR0913 (what a result consists of)

@@ -5,21 +5,17 @@ from typing import Any, Final, Literal, Unpack
 
 from bathyscope import prompts
 from bathyscope.attribution.pairs import Pair, pair
-from bathyscope.causal.measuring import RunOptions, concluded, measure
-from bathyscope.causal.places import Layers, sites_of, window_of
+from bathyscope.causal.measuring import RunOptions, check_apart, concluded, measure, patched, share
+from bathyscope.causal.places import Layers, named, sites_of, window_notes, window_of
 from bathyscope.causal.result import CausalCell, CausalResult
-from bathyscope.engine import Cell, Patch, Read
+from bathyscope.engine import Cell
 from bathyscope.errors import UsageError
 from bathyscope.model import Model, Prompt, Tokens
 from bathyscope.prompts import Position
 from bathyscope.readouts import Metric
-from bathyscope.sites import EMBEDDING_LAYER, Site
 
 Direction = Literal["denoising", "noising"]
 DIRECTIONS: Final = ("denoising", "noising")
-
-LEAST_DIFFERENCE: Final = 1e-4
-"""Of the metric between the two runs: less is rounding, and no effect can be a share of it."""
 
 
 def activation_patching(  # noqa: PLR0913 (what is patched, where, and how)
@@ -78,8 +74,8 @@ def activation_patching(  # noqa: PLR0913 (what is patched, where, and how)
     asked = pair(model, clean, corrupted, metric)
     read, written = _runs(asked, direction)
     positions = prompts.resolve(asked.clean, position)
-    components = [component] if isinstance(component, str) else list(dict.fromkeys(component))
-    sites = [site for one in components for site in sites_of(model, one, layers, heads=heads)]
+    sites = sites_of(model, component, layers, heads=heads)
+    check_apart(model, metric, written, read)
     groups = [positions] if together else [(one,) for one in positions]
     places = [(site, group) for site in sites for group in groups]
     windows = [window_of(site, window, model.n_layers) for site, _ in places]
@@ -114,41 +110,6 @@ def activation_patching(  # noqa: PLR0913 (what is patched, where, and how)
     )
 
 
-def patched(metric: Metric, read: Tokens, written: Tokens, sites: Sequence[Site], positions: Sequence[int]) -> Cell:
-    """A cell in which what one prompt holds at some sites and positions is written into another's run there."""
-    patches = tuple(Patch(Read(read, site, one), site, (one,)) for site in sites for one in positions)
-    first = patches[0]
-    return Cell(written, metric, first.source, first.site, first.positions, more=patches[1:])
-
-
-def share(value: float, start: float, end: float) -> float:
-    """How far a value lies on the way from one number to another.
-
-    Raises:
-        UsageError: the two are the same.
-    """
-    if abs(end - start) < LEAST_DIFFERENCE:
-        raise UsageError(
-            f"the metric is {start:.6g} in the one run and {end:.6g} in the other",
-            "an effect is a share of their difference",
-            "prompts, or answers, that the model tells apart",
-        )
-    return (value - start) / (end - start)
-
-
 def _runs(asked: Pair, direction: Direction) -> tuple[Tokens, Tokens]:
     """The run that is read, and the one that is written into."""
     return (asked.clean, asked.corrupted) if direction == "denoising" else (asked.corrupted, asked.clean)
-
-
-def named(site: Site, positions: Sequence[int], tokens: Tokens) -> dict[str, Any]:
-    """What a cell says of its place: its site, layer and head, and the position and token where there is one."""
-    one = positions[0] if len(positions) == 1 else None
-    layer = EMBEDDING_LAYER if site == Site("embed") else site.layer
-    token = "" if one is None else tokens.texts[one]
-    return {"site": str(site), "layer": layer, "head": site.head, "position": one, "token": token}
-
-
-def window_notes(window: int) -> tuple[str, ...]:
-    """What a reader has to know of windows of layers."""
-    return () if window == 1 else (f"each layer stands for a window of {window} layers around it",)

@@ -1,7 +1,8 @@
-"""Path patching: what a sender does by way of chosen receivers only (arXiv 2211.00593, 2304.05969).
+"""Path patching: what a sender does by way of chosen receivers only (arXiv 2304.05969).
 
 Three runs: the clean and the corrupted one; the corrupted one with the clean sender, everything but sender and
 receivers held at its corrupted value, in which the receivers are read; and the corrupted one with those written.
+MLPs are held as heads are; where they are left free (arXiv 2211.00593), an effect "on the logits" includes theirs.
 """
 
 from collections.abc import Sequence
@@ -9,12 +10,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, Unpack
 
-from torch import Tensor
-
 from bathyscope.attribution.pairs import Pair, pair
-from bathyscope.causal.measuring import RunOptions, concluded, measure
-from bathyscope.causal.patching import named, share
-from bathyscope.causal.places import Layers, sites_of
+from bathyscope.causal.measuring import RunOptions, check_apart, concluded, measure, share
+from bathyscope.causal.places import Layers, named, sites_of
 from bathyscope.causal.result import CausalCell, CausalResult
 from bathyscope.engine import Cell, Given, Patch, Read
 from bathyscope.errors import UsageError
@@ -22,11 +20,15 @@ from bathyscope.forward import Activations, capture, run
 from bathyscope.interventions import Replace, Write
 from bathyscope.model import Model, Prompt
 from bathyscope.readouts import Metric
-from bathyscope.sites import PER_HEAD, Site
+from bathyscope.sites import Site
 
 LOGITS: Final = Site("logits")
-RECEIVING: Final = ("q", "k", "v", "z", "attn_out", "mlp_out")
+PROJECTIONS: Final = ("q", "k", "v")
+ATTENTION: Final = (*PROJECTIONS, "z", "attn_out")
+RECEIVING: Final = (*ATTENTION, "mlp_out")
 """What can receive: each is computed from the residual stream in one step."""
+SENDING: Final = ("embed", "z", "attn_out", "mlp_out")
+"""What can send: each is added to the residual stream once."""
 
 ROWS: Final = 32
 
@@ -53,9 +55,10 @@ def path_patching(
         clean: the prompt whose answer is right.
         corrupted: one of as many tokens, whose answer is another.
         metric: one number of the next token's logits.
-        senders: components whose outputs are sent, each layer (and head) in a run of its own, at all positions.
+        senders: components whose outputs are sent, each layer (and head) in a run of its own, at all positions: some of
+            "embed", "z", "attn_out" and "mlp_out".
         receivers: sites, such as "logits" or ["q.9.3", "mlp_out.10"]; "all" for every attention, MLP and the logits.
-        layers: of the senders; -1 is the embedding, where the residual stream ("resid_post") is sent.
+        layers: of the senders that have layers.
         heads: whether each head of z is a sender by itself.
         options: see `RunOptions`; the runs in which receivers are read are not stored.
 
@@ -77,8 +80,10 @@ def path_patching(
         ['mlp_out.0', 'mlp_out.29']
     """
     asked = _Asked(model, pair(model, clean, corrupted, metric), _receivers(model, receivers))
-    names = [senders] if isinstance(senders, str) else list(dict.fromkeys(senders))
-    sites = [site for name in names for site in sites_of(model, name, layers, heads=heads and name in PER_HEAD)]
+    sites = _senders(model, senders, layers, heads=heads)
+    check_apart(model, metric, asked.pair.corrupted, asked.pair.clean)
+    if receivers != "all":
+        asked.check(sites)
     cells = asked.direct(sites) if LOGITS in asked.receivers else asked.through(sites)
     both = asked.pair
     ends = [Cell(both.corrupted, metric), Cell(both.clean, metric)]
@@ -122,14 +127,13 @@ class _Asked:
 
     def through(self, senders: Sequence[Site]) -> list[Cell]:
         """For each sender the corrupted run with its receivers as that run has them."""
-        self._check(senders)
         both, every = self.pair, tuple(range(len(self.pair.clean)))
         cells = []
         for first in range(0, len(senders), ROWS):
             some = senders[first : first + ROWS]
             read = self._received(some)
             for row, sender in enumerate(some):
-                after = [site for site in self.receivers if _follows(site, sender)]
+                after = [site for site in self.receivers if self._follows(site, sender)]
                 patches = tuple(
                     Patch(Given(read[site][row][position], site), site, (position,))
                     for site in after
@@ -159,48 +163,90 @@ class _Asked:
 
     def _held(self, sender: Site) -> list[Write]:
         """Writes that keep what follows a sender, and receives nothing, at its corrupted value."""
-        return [Write(site, Replace(value)) for site, value in self._corrupted.items() if _follows(site, sender)]
+        return [write for site, write in self._corrupted.items() if self._follows(site, sender)]
 
     @cached_property
-    def _corrupted(self) -> dict[Site, Tensor]:
-        """What every component holds in the corrupted run, but for those that receive."""
-        held = [site for site in _components(self.model) if not self._receives(site)]
-        heads = [site for layer in range(self.model.n_layers) for site in self._other_heads(layer)]
-        found = capture(self.model, self.pair.corrupted, [*held, *heads]) if held or heads else {}
-        return {site: found[site][0] for site in (*held, *heads)}
+    def _corrupted(self) -> dict[Site, Write]:
+        """What holds each component that receives nothing at its value in the corrupted run, made once."""
+        held = [site for layer in range(self.model.n_layers) for site in self._holding(layer)]
+        found = capture(self.model, self.pair.corrupted, held) if held else {}
+        return {site: Write(site, Replace(found[site][0])) for site in held}
 
-    def _receives(self, site: Site) -> bool:
-        """Whether a block's attention or MLP receives, or a part of it does."""
-        parts = ("q", "k", "v", "z", "attn_out") if site.component == "attn_out" else ("mlp_out",)
-        return any(one.component in parts and one.layer == site.layer for one in self.receivers)
+    def _holding(self, layer: int) -> list[Site]:
+        """What has to be held in a block."""
+        own = [site for site in self.receivers if site.layer == layer]
+        held = [] if Site("mlp_out", layer) in own else [Site("mlp_out", layer)]
+        attention = [site for site in own if site.component in ATTENTION]
+        if not attention:
+            return [Site("attn_out", layer), *held]
+        if any(site.component == "attn_out" or site == Site("z", layer) for site in attention):
+            return held  # all of attention receives
+        return [*self._heads_holding(layer, attention), *held]
 
-    def _other_heads(self, layer: int) -> list[Site]:
-        """The heads that receive nothing, of a block where others do."""
-        own = [one for one in self.receivers if one.layer == layer and one.component in ("q", "k", "v", "z")]
-        if not own or any(one.head is None for one in own):
-            return []
+    def _heads_holding(self, layer: int, receiving: Sequence[Site]) -> list[Site]:
+        """Of a block whose attention receives in part: the projections, and the heads, that do not."""
         architecture = self.model.architecture
-        group = architecture.n_heads // architecture.n_kv_heads
-        reached: set[int] = set()
-        for one in own:
-            head = one.head or 0
-            # A key or value head is seen by all the query heads of its group.
-            reached |= {head} if one.component in ("q", "z") else set(range(head * group, (head + 1) * group))
-        return [self.model.site(Site("z", layer, head)) for head in range(architecture.n_heads) if head not in reached]
+        n_heads, n_kv_heads = architecture.n_heads, architecture.n_kv_heads
+        counts = {"q": n_heads, "k": n_kv_heads, "v": n_kv_heads, "z": n_heads}
+        free = {
+            (site.component, head)
+            for site in receiving
+            for head in (range(counts[site.component]) if site.head is None else (site.head,))
+        }
+        whole = {head for name, head in free if name == "z"}  # a head that receives does so by all it is made of
+        group = n_heads // n_kv_heads
+        made_of = {("q", head) for head in whole} | {(name, head // group) for head in whole for name in ("k", "v")}
+        reached = {("z", head) for head in range(n_heads) if {("q", head), *((n, head // group) for n in "kv")} & free}
+        kept = free | made_of | reached
+        return [
+            self.model.site(Site(name, layer, head))
+            for name, count in counts.items()
+            for head in range(count)
+            if (name, head) not in kept
+        ]
 
-    def _check(self, senders: Sequence[Site]) -> None:
+    def check(self, senders: Sequence[Site]) -> None:
+        """Refuse senders that no receiver follows, and receivers that follow no sender.
+
+        Raises:
+            UsageError: naming it.
+        """
         for sender in senders:
-            if not any(_follows(site, sender) for site in self.receivers):
+            if not any(self._follows(site, sender) for site in self.receivers):
                 raise UsageError(
                     f"{sender} is sent to {', '.join(map(str, self.receivers))}",
                     "a receiver must come after its sender",
                     "layers of the senders below the receivers",
                 )
+        for site in self.receivers:
+            if not any(self._follows(site, sender) for sender in senders):
+                raise UsageError(f"{site} was given as a receiver", "it comes after none of the senders", "a later one")
+
+    def _follows(self, site: Site, sender: Site) -> bool:
+        """Whether a sender's output reaches a component: of later blocks, and a sequential block's MLP."""
+        if site.layer is None or sender.layer is None or site.layer != sender.layer:
+            return site.layer is None or (sender.layer is not None and site.layer > sender.layer)
+        parallel = isinstance(self.model.architecture.taps["resid_mid"], str)
+        return site.component == "mlp_out" and sender.component in ("z", "attn_out") and not parallel
+
+
+def _senders(model: Model, senders: str | Sequence[str], layers: Layers, *, heads: bool) -> list[Site]:
+    names = [senders] if isinstance(senders, str) else list(dict.fromkeys(senders))
+    found: list[Site] = []
+    for name in names:
+        if name not in SENDING:
+            raise UsageError(f"{name} was given as a sender", f"senders are {', '.join(SENDING)}", "z")
+        if name == "embed":
+            found.append(model.site(Site("embed")))
+        else:
+            found += sites_of(model, name, layers, heads=heads and name == "z")
+    return found
 
 
 def _receivers(model: Model, receivers: str | Site | Sequence[str | Site]) -> tuple[Site, ...]:
     if receivers == "all":
-        return (*_components(model), LOGITS)
+        parts = [Site(name, layer) for layer in range(model.n_layers) for name in ("attn_out", "mlp_out")]
+        return (*map(model.site, parts), LOGITS)
     given = [receivers] if isinstance(receivers, (str, Site)) else receivers
     found = tuple(dict.fromkeys(model.site(one) for one in given))
     for site in found:
@@ -209,16 +255,3 @@ def _receivers(model: Model, receivers: str | Site | Sequence[str | Site]) -> tu
     if not found:
         raise UsageError("no receiver was given", "at least one is needed", "logits")
     return found
-
-
-def _components(model: Model) -> list[Site]:
-    """All attention and MLP outputs."""
-    return [model.site(Site(name, layer)) for layer in range(model.n_layers) for name in ("attn_out", "mlp_out")]
-
-
-def _follows(site: Site, sender: Site) -> bool:
-    """Whether a sender's output reaches a component's input: later blocks, and a block's MLP after its attention."""
-    layer, own = site.layer, sender.layer
-    if layer is None or own is None or layer != own:
-        return layer is None or (own is not None and layer > own)
-    return site.component == "mlp_out" and sender.component in ("z", "attn_out", "q", "k", "v", "resid_mid")

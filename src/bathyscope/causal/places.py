@@ -1,9 +1,10 @@
 """Which sites of a model are changed: components, layers and heads made into sites, and windows of them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from bathyscope.errors import UsageError
-from bathyscope.model import Model
+from bathyscope.model import Model, Tokens
 from bathyscope.sites import EMBEDDING_LAYER, GLOBAL, PER_HEAD, Site, check_layer, parse_layers, residual_site
 
 Layers = int | str | Sequence[int]
@@ -15,7 +16,6 @@ def layers_of(model: Model, layers: Layers, component: str = "resid_post") -> tu
 
     Raises:
         SiteError: a layer that does not exist.
-        UsageError: no layer at all.
     """
     if layers == "all" and component != "resid_post":
         return tuple(range(model.n_layers))
@@ -24,31 +24,38 @@ def layers_of(model: Model, layers: Layers, component: str = "resid_post") -> tu
         check_layer(layer, model.n_layers)
     if component != "resid_post":
         found = tuple(layer for layer in found if layer != EMBEDDING_LAYER)
-    if not found:
-        raise UsageError(f"no layer of {component} was given", "at least one is needed", "all")
     return found
 
 
-def sites_of(model: Model, component: str, layers: Layers, *, heads: bool) -> tuple[Site, ...]:
-    """Sites of a component, by layer; each head by itself where heads are asked for.
+def sites_of(model: Model, components: str | Sequence[str], layers: Layers, *, heads: bool) -> tuple[Site, ...]:
+    """Sites of components, by component and layer; each head by itself where heads are asked for.
+
+    A component that none of the layers has, such as the MLP of the embedding, is left out beside another that does.
 
     Raises:
-        UsageError: the component has no layers, or no heads.
-        SiteError: this model has no such site.
+        UsageError: a component has no layers or no heads, or none has any of the layers.
+        SiteError: this model has no such site, or no such layer.
     """
-    if component in GLOBAL:
-        raise UsageError(f"{component} was given as a component", "those that every block has", "resid_post")
-    if heads and component not in PER_HEAD:
-        raise UsageError(f"heads of {component} were asked for", f"{', '.join(sorted(PER_HEAD))} have heads", "z")
+    names = [components] if isinstance(components, str) else list(dict.fromkeys(components))
     found: list[Site] = []
-    for layer in layers_of(model, layers, component):
-        if component == "resid_post" and layer == EMBEDDING_LAYER:
-            found.append(model.site(residual_site(layer)))
-            continue
-        site = model.site(Site(component, layer))
-        count = model.architecture.n_kv_heads if component in ("k", "v") else model.architecture.n_heads
-        found += [model.site(Site(component, layer, head)) for head in range(count)] if heads else [site]
+    for name in names:
+        if name in GLOBAL:
+            raise UsageError(f"{name} was given as a component", "those that every block has", "resid_post")
+        if heads and name not in PER_HEAD:
+            raise UsageError(f"heads of {name} were asked for", f"{', '.join(sorted(PER_HEAD))} have heads", "z")
+        for layer in layers_of(model, layers, name):
+            found += _at_layer(model, name, layer, heads=heads)
+    if not found:
+        raise UsageError(f"layers {layers} of {', '.join(names)} were given", "at least one is needed", "all")
     return tuple(found)
+
+
+def _at_layer(model: Model, name: str, layer: int, *, heads: bool) -> list[Site]:
+    if name == "resid_post" and layer == EMBEDDING_LAYER:
+        return [model.site(residual_site(layer))]
+    site = model.site(Site(name, layer))
+    count = model.architecture.n_kv_heads if name in ("k", "v") else model.architecture.n_heads
+    return [model.site(Site(name, layer, head)) for head in range(count)] if heads else [site]
 
 
 def window_of(site: Site, window: int, n_layers: int) -> tuple[Site, ...]:
@@ -67,3 +74,15 @@ def window_of(site: Site, window: int, n_layers: int) -> tuple[Site, ...]:
     first = max(0, site.layer - window // 2)
     last = min(n_layers, site.layer - window // 2 + window)
     return tuple(Site(site.component, layer, site.head) for layer in range(first, last))
+
+
+def named(site: Site, positions: Sequence[int], tokens: Tokens) -> dict[str, Any]:
+    """What a cell says of its place: its site, layer and head, and the position and token where there is one."""
+    one = positions[0] if len(positions) == 1 else None
+    token = "" if one is None else tokens.texts[one]
+    return {"site": str(site), "layer": site.layer, "head": site.head, "position": one, "token": token}
+
+
+def window_notes(window: int) -> tuple[str, ...]:
+    """What a reader has to know of windows of layers."""
+    return () if window == 1 else (f"each layer stands for a window of {window} layers around it",)

@@ -19,8 +19,8 @@ class CausalCell:
         site: what was changed, such as "resid_post.12", "z.5.3" or "pattern.9"; of a window of layers the middle one.
         layer: its layer; -1 is the embedding; None for what comes after all blocks.
         head: which head, where it is one.
-        position: of the token whose activation was written, or which was not attended to; None for all of them.
-        token: that token as text.
+        position: of the token whose activation was written, or which was not attended to; None for several together.
+        token: that token as text, or the name of several.
         value: the metric of the run.
         effect: what the change did to it; each method says in which unit.
     """
@@ -116,7 +116,7 @@ class CausalResult(Result):
         for cell in self.cells:
             component = cell.site.split(".")[0].replace("embed", "resid_post")
             row = "embed" if cell.layer == EMBEDDING_LAYER else "" if cell.layer is None else str(cell.layer)
-            column = "all" if cell.position is None else f"{cell.position} {cell.token}"
+            column = cell.token or "all" if cell.position is None else f"{cell.position} {cell.token}"
             if cell.head is not None:
                 component, column = f"{component}, {column}" if column != "all" else component, f"head {cell.head}"
             groups.setdefault(component, []).append((row, column, cell.effect))

@@ -9,9 +9,8 @@ from typing import Any, Final, Unpack
 import torch
 
 from bathyscope import prompts
-from bathyscope.causal.measuring import RunOptions, concluded, measure
-from bathyscope.causal.patching import named, patched, window_notes
-from bathyscope.causal.places import Layers, sites_of, window_of
+from bathyscope.causal.measuring import RunOptions, concluded, measure, patched
+from bathyscope.causal.places import Layers, named, sites_of, window_notes, window_of
 from bathyscope.causal.result import CausalCell, CausalResult
 from bathyscope.engine import Cell
 from bathyscope.errors import UsageError
@@ -29,17 +28,21 @@ SEED: Final = 1
 """The published runs draw ten samples of noise with seed 1, and restore windows of ten attention or MLP layers."""
 
 COMPONENTS: Final = ("resid_post", "mlp_out", "attn_out")
-WINDOWED: Final = COMPONENTS[1:]
+STREAM: Final = ("embed", "resid_pre", "resid_mid", "resid_post")
+"""What needs no window: one layer of it is all that goes on from there."""
 
 
 @dataclass(frozen=True)
 class NoiseRule:
     """How strong the noise on the subject's embeddings is.
 
+    Of the published rules, "s3" and an absolute strength, Gaussian or uniform; those that draw from a distribution
+    fitted to Wikipedia's embeddings are not here.
+
     Args:
-        factor: times the standard deviation of embeddings of subjects: 3 is the published rule, "s3". None where the
-            strength is given.
-        std: the strength itself, in the embedding's own unit.
+        factor: times the standard deviation of embeddings of subjects: 3 is the published rule, and what is meant
+            where neither is given.
+        std: the strength itself, in the embedding's own unit, instead.
         uniform: uniform noise between -strength and strength instead of Gaussian noise.
         subjects: texts whose embeddings the deviation is taken of; the project's own names of entities unless said.
 
@@ -49,10 +52,16 @@ class NoiseRule:
         (NoiseRule(factor=3.0, std=None, uniform=False), NoiseRule(factor=None, std=0.1, uniform=True))
     """
 
-    factor: float | None = 3.0
+    factor: float | None = None
     std: float | None = None
     uniform: bool = False
     subjects: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if self.factor is not None and self.std is not None:
+            raise UsageError(f"noise of factor {self.factor} and of std {self.std} was given", "one of the two")
+        if self.factor is None and self.std is None:
+            object.__setattr__(self, "factor", 3.0)
 
     @classmethod
     def parse(cls, text: str) -> "NoiseRule":
@@ -76,7 +85,9 @@ class NoiseRule:
         if self.std is not None:
             return self.std
         names = self.subjects or tuple(entity.name for entity in entities())
-        rows = capture(model, list(names), ["embed"])["embed"]
+        # Without the special tokens that a prompt begins with, which are no part of a subject.
+        ids = [model.tokenizer(name, add_special_tokens=False)["input_ids"] for name in names]
+        rows = capture(model, ids, ["embed"])["embed"]
         return (self.factor or 0.0) * float(torch.cat(rows).float().std())
 
 
@@ -136,10 +147,10 @@ def causal_tracing(  # noqa: PLR0913 (what is noised, restored, and how)
         component: what is put back, of `sites.COMPONENTS`; one or several.
         layers: after or in which blocks; -1 is the embedding, where the residual stream has it.
         position: at which tokens, each in a run of its own.
-        window: how many layers of attention or MLP outputs are put back together; the residual stream takes one.
+        window: how many layers are put back together; of the residual stream always one.
         noise: a `NoiseRule`, or as it is written: "s3" is three times the standard deviation of subjects' embeddings.
         samples: how many draws of noise are averaged; every cell meets the same ones.
-        seed: of the first draw; the next ones count on.
+        seed: of the first draw; the next ones count on (the published code draws all from one generator).
         options: see `RunOptions`.
 
     Returns:
@@ -170,11 +181,8 @@ def causal_tracing(  # noqa: PLR0913 (what is noised, restored, and how)
     positions = prompts.resolve(tokens, position)
     noised = prompts.span_tokens(tokens, subject) if isinstance(subject, str) else prompts.resolve(tokens, subject)
     asked = _Asked(model, tokens, noised, metric, rule.strength(model), rule.uniform, samples, seed)
-    components = [component] if isinstance(component, str) else list(dict.fromkeys(component))
-    places = [
-        (site, index) for one in components for site in sites_of(model, one, layers, heads=False) for index in positions
-    ]
-    windows = [window_of(site, window if site.component in WINDOWED else 1, model.n_layers) for site, _ in places]
+    places = [(site, index) for site in sites_of(model, component, layers, heads=False) for index in positions]
+    windows = [window_of(site, 1 if site.component in STREAM else window, model.n_layers) for site, _ in places]
     cells = [
         cell for several, (_, index) in zip(windows, places, strict=True) for cell in asked.restored(several, index)
     ]
@@ -205,7 +213,7 @@ def causal_tracing(  # noqa: PLR0913 (what is noised, restored, and how)
         prompts={"prompt": tokens},
         cells=found,
         values={"clean": clean, "noised": corrupted, "total_effect": clean - corrupted},
-        notes=_notes(asked, window if set(components) & set(WINDOWED) else 1, clean, corrupted),
+        notes=_notes(asked, max(map(len, windows)) if window > 1 else 1, clean, corrupted),
     )
 
 
@@ -213,7 +221,7 @@ def _notes(asked: _Asked, window: int, clean: float, corrupted: float) -> list[s
     kind = "uniform noise up to" if asked.uniform else "Gaussian noise of deviation"
     names = ", ".join(repr(asked.tokens.texts[index]) for index in asked.subject)
     found = [f"{kind} {asked.strength:.4g} on {names}; {asked.samples} samples, seed {asked.seed}"]
-    found += [note + " (attention and MLP outputs)" for note in window_notes(window)]
+    found += [f"{note}, but for the residual stream" for note in window_notes(window)]
     if asked.strength and not isinstance(asked.metric, LogProbability) and abs(clean - corrupted) < 0.01 * abs(clean):
         found.append("the noise hardly changes the metric: effects are small numbers less small numbers")
     return found

@@ -111,7 +111,14 @@ def _show(result: "CausalResult") -> None:
 
 
 def _place(cell: "CausalCell") -> str:
-    return cell.site if cell.position is None else f"{cell.site} at {cell.position} {cell.token!r}"
+    at = (
+        f" at {cell.position} {cell.token!r}"
+        if cell.position is not None
+        else f" at {cell.token!r}"
+        if cell.token
+        else ""
+    )
+    return cell.site + at
 
 
 def _token(model: "Model", prompt: str, text: str | None, notes: list[str]) -> str | int:

@@ -56,7 +56,7 @@ def command(
         stored=stored,
         memory=memory,
         queries=choices.position(queries),
-        keys={text: text for text in keys} if keys else "each",
+        keys={text: choices.position(text) for text in keys} if keys else "each",
         layers=layers or "all",
         heads=heads,
         window=window,

@@ -160,9 +160,10 @@ Queries = Annotated[
 Keys = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="TEXT",
+        metavar="TEXT|INDEX",
         show_default="each token in turn",
-        help="What it may not look at: all tokens of a text, such as --keys France; several options for several.",
+        help="What it may not look at: all tokens of a text, such as --keys France, or one by its index; several "
+        "options for several.",
         rich_help_panel=CHANGE,
     ),
 ]
