@@ -378,11 +378,8 @@ def test_the_command_takes_entities_of_ones_own(bathyscope, tiny: str, tmp_path:
 @pytest.mark.embedded
 @pytest.mark.skipif(not embedded.embedded_status().cached, reason="the embedded model is not in the cache")
 def test_the_embedded_model_describes_cities_after_a_few_blocks_and_noise_says_nothing():
-    torch.manual_seed(0)
-    cities = [one for one in entities() if one.type == "city"][::4]
-    countries = [one for one in entities() if one.type == "country"][::4]
-    found = studies.entity_resolution(load(), entities=[*cities, *countries], layers="6,25", new_tokens=6)
-    middle, late = found.rows()
+    wanted = ("Amsterdam", "Beijing", "Jerusalem", "Plato", "Vincent van Gogh", "IKEA")
+    chosen = [one for one in entities() if one.name in wanted]
+    middle, late = studies.entity_resolution(load(), entities=chosen, layers="5,25").rows()
     assert middle["rouge_l"] > 0.3 > late["rouge_l"]
     assert middle["rouge_l"] > max(middle[name] for name in ("random", "mean", "unpatched", "shuffled"))
-    assert middle["probe"] > middle["majority"]

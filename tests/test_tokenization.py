@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy
 import pytest
 
 import command_line
@@ -246,10 +245,10 @@ def test_a_wrong_option_is_told(bathyscope, tiny: str, option: tuple[str, str], 
 
 @pytest.mark.embedded
 @pytest.mark.skipif(not embedded.embedded_status().cached, reason="the embedded model is not in the cache")
-def test_the_embedded_models_last_piece_reads_as_itself_at_first_and_never_as_a_word_it_is_no_part_of():
-    found = studies.tokenization(load(), words=split_words()[::6], layers="-1,9", new_tokens=4)
-    first, later = found.of("last")
-    assert first["whole"] == 0.0, "an embedding knows no other piece"
-    assert first["own"] > later["own"]
-    assert first["alone"] == later["alone"] == later["swapped"] == later["shuffled"] == 0.0
-    assert numpy.mean([record["whole"] for record in found.controls if record["control"] == "prompting"]) > 0.5
+def test_the_embedded_model_reads_some_last_pieces_as_words_and_not_behind_other_pieces():
+    wanted = ("bulldozer", "dandelion", "flamingo", "sauna", "skyscraper")
+    words = [one for one in split_words() if one.word in wanted]
+    embedded_, later = studies.tokenization(load(), words=words, layers="-1,12").of("last")
+    assert embedded_["whole"] == 0.0, "an embedding knows no other piece"
+    assert later["whole"] >= 0.8
+    assert later["alone"] == later["swapped"] == later["shuffled"] == 0.0
