@@ -35,10 +35,10 @@ def command(
     place. An effect of 0 changes nothing; 1 brings the whole answer back.
 
     Examples:
-      bathyscope patch "The keys to the cabinet" "The key to the cabinet" --answer are --wrong-answer is
-      bathyscope patch "The keys" "The key" --answer are --wrong-answer is --site attn_out --site mlp_out
-      bathyscope patch "The keys" "The key" --answer are --wrong-answer is --site z --heads --at last
-      bathyscope patch "The keys" "The key" --answer are --wrong-answer is --direction noising --out map.html
+      bathyscope patch "The boats near the cabinet" "The boat near the cabinet" --answer are --wrong-answer is
+      bathyscope patch "The boats" "The boat" --answer are --wrong-answer is --site attn_out --site mlp_out
+      bathyscope patch "The boats" "The boat" --answer are --wrong-answer is --site z --heads --at last
+      bathyscope patch "The boats" "The boat" --answer are --wrong-answer is --direction noising --out map.html
     """
     del debug  # its callback has done the work
     effects.check((clean, corrupted), layers, revision, model, out)

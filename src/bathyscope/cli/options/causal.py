@@ -15,7 +15,7 @@ Clean = Annotated[
         metavar="CLEAN",
         callback=readable,
         show_default=False,
-        help='The prompt whose answer is right, such as "The keys to the cabinet".',
+        help='The prompt whose answer is right, such as "The boats near the cabinet".',
     ),
 ]
 Corrupted = Annotated[
@@ -24,7 +24,7 @@ Corrupted = Annotated[
         metavar="CORRUPTED",
         callback=readable,
         show_default=False,
-        help='A prompt of as many tokens with another answer, such as "The key to the cabinet".',
+        help='A prompt of as many tokens with another answer, such as "The boat near the cabinet".',
     ),
 ]
 Prompt = Annotated[
