@@ -16,9 +16,9 @@ from bathyscope.interventions import Replace, Write
 from bathyscope.probing import Example, Folds, predictions, representations
 from bathyscope.results import Result
 from bathyscope.sites import residual_site
-from bathyscope.studies.attribute_asked import Asked, some_layers
-from bathyscope.studies.attribute_items import first_token, relation_items
-from bathyscope.studies.attribute_table import Table
+from bathyscope.studies.attribute_extraction_study.asked import Asked, some_layers
+from bathyscope.studies.attribute_extraction_study.items import relation_items
+from bathyscope.studies.attribute_extraction_study.table import Table
 from bathyscope.studies.paired import by_subject, cross_fitted, halves, sign_flip
 from conftest import tiny_model
 
@@ -106,12 +106,6 @@ def test_the_placeholder_is_found_where_the_subject_was(llama: Model):
 def test_fewer_pairs_are_among_more(llama: Model):
     drawn = [{item.source.text for item in relation_items(llama, RELATION, pairs=n, seed=1).items} for n in (2, 4, 6)]
     assert [len(found) for found in drawn] == [2, 4, 6] and drawn[0] < drawn[1] < drawn[2]
-
-
-def test_a_first_token_is_that_behind_a_space(llama: Model):
-    text = "The capital is Paris"
-    assert llama.tokenize(text).texts[-1].strip() == "Paris"
-    assert first_token(llama, "Paris") == llama.tokenize(text).ids[-1]
 
 
 # Scoring
@@ -244,7 +238,7 @@ def test_ten_layers_are_spread_over_all_and_many_are_early(n_layers: int):
 
 
 def test_a_study_goes_on_where_it_was_stopped(llama: Model, tmp_path, monkeypatch):
-    monkeypatch.setattr("bathyscope.studies.attribute_asked.CELLS_AT_ONCE", 10)
+    monkeypatch.setattr("bathyscope.studies.attribute_extraction_study.asked.CELLS_AT_ONCE", 10)
     plain = study(llama)
     stop = Stop()
 

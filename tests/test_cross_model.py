@@ -21,12 +21,13 @@ from bathyscope.model import Model
 from bathyscope.readouts import Generate
 from bathyscope.results import Result
 from bathyscope.sites import residual_site
-from bathyscope.studies import CrossModelResult, cross_model, rotated, sliced, slicing, truncated
-from bathyscope.studies.crossed import COMPARED, Crossed, Label
-from bathyscope.studies.crossing import Crossing
-from bathyscope.studies.pairs import LLAMA_TYPE, folded, in_basis, made, rotation
-from bathyscope.studies.shared_places import draw_shared_places
-from bathyscope.studies.slicing import principal_components
+from bathyscope.studies import CrossModelResult, cross_model, rotated, sliced, truncated
+from bathyscope.studies.cross_model_study import slicing
+from bathyscope.studies.cross_model_study.asked import Crossing
+from bathyscope.studies.cross_model_study.cells import COMPARED, Crossed, Label
+from bathyscope.studies.cross_model_study.pairs import LLAMA_TYPE, folded, in_basis, made, rotation
+from bathyscope.studies.cross_model_study.shared_places import draw_shared_places
+from bathyscope.studies.cross_model_study.slicing import principal_components
 from bathyscope.texts import Texts, read_texts, windows
 from conftest import tiny_model
 from families import ALL, TinyFamily
@@ -500,7 +501,7 @@ def test_nothing_is_measured_twice_and_the_store_changes_no_figure(llama: Model,
 
 
 def test_a_study_that_was_stopped_goes_on(llama: Model, turned: Model, texts: Texts, tmp_path, monkeypatch):
-    monkeypatch.setattr("bathyscope.studies.cross_portions.WINDOWS", 1)
+    monkeypatch.setattr("bathyscope.studies.cross_model_study.portions.WINDOWS", 1)
     choices = {**SMALL, "mapping": Identity(), "source_layers": 1, "target_layers": 1}
     stop, seen = Stop(), []
 

@@ -138,6 +138,10 @@ BASES = {
 }
 
 
+NEAR = ("z.1", "resid_post.1", "mlp_out.2", "resid_post.2", "resid_post.3")
+"""Sites before, at and behind what the bases write."""
+
+
 @pytest.mark.parametrize("base", BASES)
 def test_a_run_with_interventions_is_where_cells_start(family: TinyFamily, base: str):
     """Each base, with writes before, at and behind what it writes, equals one plain run with all writes."""
@@ -145,7 +149,8 @@ def test_a_run_with_interventions_is_where_cells_start(family: TinyFamily, base:
         model = tiny_model(family.name, attention)
         if lacking := [str(write.site) for write in BASES[base] if not has_site(model, write.site)]:
             pytest.skip(f"{family.name} has no {lacking[0]}")
-        cells = [replace(cell, base=BASES[base]) for cell in cells_of(model, Logits(), positions=(0, 4, -1))]
+        sites = [residual_site(-1), *(site for site in map(Site.parse, NEAR) if has_site(model, site))]
+        cells = [replace(cell, base=BASES[base]) for cell in cells_of(model, Logits(), sites, positions=(4, -1))]
         assert_equals_plain(model, cells)
         assert plan(cells, model, model).target_passes == 1
 

@@ -19,10 +19,11 @@ from bathyscope.readouts import Generate
 from bathyscope.results import Result
 from bathyscope.sentences import load_sentence_model
 from bathyscope.studies import EntityResolutionResult, drawn_entities
-from bathyscope.studies.entity_asked import AskedEntities
-from bathyscope.studies.entity_layers import Halves, by_tokens, distribution, resolving_layers
-from bathyscope.studies.entity_measures import Alike, Reference, exchanged
-from bathyscope.studies.entity_scores import description_of, rouge_l, telling_words, words_of
+from bathyscope.studies.entity_resolution_study.asked import AskedEntities
+from bathyscope.studies.entity_resolution_study.layers import by_tokens, distribution, resolving_layers
+from bathyscope.studies.entity_resolution_study.measures import Alike, Reference
+from bathyscope.studies.entity_resolution_study.scores import description_of, rouge_l, telling_words, words_of
+from bathyscope.studies.paired import Halves, exchanged
 from conftest import tiny_model
 from test_studies import lens
 from tokenizers_for_tests import VOCAB_SIZE, tiny_tokenizer
@@ -162,7 +163,7 @@ def test_prompting_is_the_name_as_text(llama: Model):
 
 def test_a_model_that_repeats_the_reference_scores_one(monkeypatch: pytest.MonkeyPatch, llama: Model):
     """The study on texts that are known: those of layer 2 are right, those of others are another entity's."""
-    from bathyscope.studies import entity_portions
+    from bathyscope.studies.entity_resolution_study import portions as entity_portions
 
     def values(self, readings):
         right, wrong = SOME[self.number].description, SOME[(self.number + 1) % len(SOME)].description
@@ -282,7 +283,7 @@ def test_what_cannot_be_measured_is_refused(llama: Model, choices: dict, said: s
 
 
 def test_without_rouge_score_the_extra_is_named(llama: Model, monkeypatch: pytest.MonkeyPatch):
-    from bathyscope.studies import entity_scores
+    from bathyscope.studies.entity_resolution_study import scores as entity_scores
 
     entity_scores._scorer.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "rouge_score.rouge_scorer", None)
@@ -297,7 +298,7 @@ def test_without_rouge_score_the_extra_is_named(llama: Model, monkeypatch: pytes
 def test_a_stopped_study_goes_on_and_gives_what_an_undisturbed_one_gives(
     llama: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from bathyscope.studies import entity_portions
+    from bathyscope.studies.entity_resolution_study import portions as entity_portions
 
     monkeypatch.setattr(entity_portions, "TOGETHER", 2)
     whole, stop = study(llama), Stop()

@@ -237,8 +237,8 @@ def test_a_write_reads_its_site_by_any_name():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"site": "pattern.1"}, "write z, which is what the pattern mixes"),
-        ({"site": "pattern.1.0"}, "write z"),
+        ({"site": "pattern.1"}, "a write at z, which is what the pattern mixes"),
+        ({"site": "pattern.1.0"}, "a write at z"),
         ({"when": "sometimes"}, "'prompt', 'generated' or 'always'"),
         ({"when": None}, "when=None"),
     ],

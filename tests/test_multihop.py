@@ -16,9 +16,10 @@ from bathyscope.facts import Fact, Relation, TwoHop
 from bathyscope.interventions import Replace, Write
 from bathyscope.results import Result
 from bathyscope.sites import residual_site
-from bathyscope.studies.multihop_portions import Layers, PatchPortion, hidden_from_each_other
-from bathyscope.studies.multihop_queries import Answered, Split, answer_all, draw_queries
-from bathyscope.studies.multihop_table import Measured, records
+from bathyscope.studies.measuring import Measuring
+from bathyscope.studies.multihop_study.portions import Layers, PatchPortion, hidden_from_each_other
+from bathyscope.studies.multihop_study.queries import Answered, Split, answer_all, draw_queries
+from bathyscope.studies.multihop_study.table import Measured, records
 from conftest import tiny_model
 from families import ALL
 
@@ -96,8 +97,6 @@ def test_both_configurations_say_the_same_of_the_same_tokens(llama: Model):
 
 def studies_texts(model: Model, portion: PatchPortion) -> list[list[str]]:
     """The grid of texts of one portion."""
-    from bathyscope.studies.portions import Measuring
-
     values = Measuring(model, [[portion]], 2**30).run().values[0]
     return [[values["texts"][number] for number in row] for row in values["grid"]]
 
@@ -196,7 +195,7 @@ def test_a_text_that_has_every_answer_is_seen_through_by_its_controls():
 
 
 def test_controls_have_another_answer_and_the_same_second_hop(llama: Model):
-    from bathyscope.studies.multihop_study import _Asked
+    from bathyscope.studies.multihop_study.study import _Asked
 
     asked = _Asked.of(llama, [FIRST, SECOND], {"layers": "0", "new_tokens": 2, "every": True}, None)
     for one, other in zip(asked.patched, asked.others(), strict=True):
@@ -239,7 +238,7 @@ def test_a_study_goes_on_where_it_was_stopped_and_is_saved_and_drawn(llama: Mode
     from bathyscope import plots
 
     pytest.importorskip("matplotlib")
-    monkeypatch.setattr("bathyscope.studies.multihop_study.CELLS_AT_ONCE", 5)
+    monkeypatch.setattr("bathyscope.studies.multihop_study.study.CELLS_AT_ONCE", 5)
     plain = study(llama)
     stop = Stop()
 

@@ -360,7 +360,7 @@ def test_nothing_is_measured_twice(llama: Model, texts: Texts, tmp_path):
 
 @pytest.mark.parametrize("soon", [True, False])
 def test_an_interrupted_study_goes_on_where_it_stopped(llama, texts, tmp_path, monkeypatch, soon):
-    monkeypatch.setattr("bathyscope.studies.asked.WINDOWS", 2)
+    monkeypatch.setattr("bathyscope.studies.next_token_study.asked.WINDOWS", 2)
     choices = {"methods": UNFITTED, "positions": 12, "per_window": 2}
     plain = study(llama, texts, **choices)
     group = 2 * 2 * (5 + 6 + 6)
@@ -539,7 +539,7 @@ def test_a_study_is_listed_with_its_text_and_is_not_resumed_as_a_patchscope(bath
     assert bathyscope(*asked, "--json").json()["timing"]["computed"] == 0
     assert "next-token: harbour.txt" in bathyscope("runs", "list").out
     (run,) = bathyscope("runs", "list", "--json").json()["runs"]
-    command_line.assert_one_line(bathyscope("runs", "resume", run["id"]), "the same bathyscope study command")
+    command_line.assert_one_line(bathyscope("runs", "resume", run["id"]), "the same bathyscope command")
 
 
 # A model that has learned something

@@ -13,9 +13,9 @@ from bathyscope.facts import SplitWord, split_words
 from bathyscope.readouts import Generate
 from bathyscope.results import Result
 from bathyscope.studies import TokenizationResult, drawn_words
-from bathyscope.studies.tokenization_asked import TARGETS, AskedWords, kind_of
-from bathyscope.studies.tokenization_measures import says
-from bathyscope.studies.tokenization_portions import WordPortion
+from bathyscope.studies.tokenization_study.asked import TARGETS, AskedWords, kind_of
+from bathyscope.studies.tokenization_study.measures import says
+from bathyscope.studies.tokenization_study.portions import WordPortion
 from conftest import tiny_model
 
 bathyscope, tiny = command_line.bathyscope, command_line.tiny
@@ -96,7 +96,7 @@ def test_every_text_is_that_of_a_single_patchscope(family: str, target_layer):
 
 def known(monkeypatch: pytest.MonkeyPatch, said) -> None:
     """Have the study find texts that are known: `said(number, place, layer)`, where a place may be a control."""
-    from bathyscope.studies import tokenization_portions
+    from bathyscope.studies.tokenization_study import portions as tokenization_portions
 
     def values(self, readings):
         places = range(len(self.asked.pieces(self.number)))
@@ -185,7 +185,7 @@ def test_words_that_the_model_does_not_split_are_left_out_and_said(llama: Model)
 def test_a_stopped_study_goes_on_and_gives_what_an_undisturbed_one_gives(
     llama: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from bathyscope.studies import tokenization_portions
+    from bathyscope.studies.tokenization_study import portions as tokenization_portions
 
     monkeypatch.setattr(tokenization_portions, "TOGETHER", 2)
     whole, stop = study(llama), Stop()

@@ -331,6 +331,15 @@ class Model:
             "device": str(self.device),
         }
 
+    def loadable(self) -> dict[str, Any]:
+        """What a model can be loaded again by, as JSON values."""
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "attention": self.attention,
+        }
+
     @cached_property
     def unembedding(self) -> nn.Linear:
         """The map from the last hidden state to logits, before the family's own last steps."""

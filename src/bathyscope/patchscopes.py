@@ -304,7 +304,7 @@ class _Asked:
             },
             "control": UNPATCHED in self.controls.names,
             **self._more_spec(),
-            "models": [_loadable(self.source.model), _loadable(self.target_model)],
+            "models": [self.source.model.loadable(), self.target_model.loadable()],
             "decoding": "greedy",
             **self.mapping.spec(),
             **({"mapping_file": str(path.resolve())} if (path := getattr(self.mapping, "path", None)) else {}),
@@ -320,15 +320,6 @@ class _Asked:
             texts = {"source": self.tokens.text, "target": self.inspection.tokens.text}
             found["answer_occurs_in"] = [name for name, text in texts.items() if occurs_in(self.readout.text, text)]
         return found
-
-
-def _loadable(model: Model) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "revision": model.revision,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": model.attention,
-    }
 
 
 @dataclass(frozen=True)
@@ -369,14 +360,7 @@ def _target_layers(layer: int, target: Target, model: Model) -> tuple[int, ...]:
 def _layers(layers: Layers, model: Model, component: str) -> tuple[int, ...]:
     if layers == "all" and component != "resid_post":
         return tuple(range(model.n_layers))  # only the residual stream has an embedding
-    if isinstance(layers, (int, str)):
-        return parse_layers(layers, model.n_layers)
-    found = tuple(layers)
-    for layer in found:
-        check_layer(layer, model.n_layers)
-    if not found:
-        raise UsageError("no layer was given", "at least one is needed", 'layer="all"')
-    return found
+    return parse_layers(layers, model.n_layers)
 
 
 def _site(model: Model, component: str, layer: int) -> Site:

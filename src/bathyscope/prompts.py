@@ -219,8 +219,8 @@ def span_tokens(tokens: Tokens, span: Span | str) -> tuple[int, ...]:
     Example:
         >>> import bathyscope
         >>> from bathyscope import prompts
-        >>> prompts.span_tokens(bathyscope.load().tokenize("The Space Needle is in"), "Space Needle")
-        (1, 2)
+        >>> prompts.span_tokens(bathyscope.load().tokenize("Diana, Princess of Wales"), "Princess of Wales")
+        (3, 4, 5)
     """
     span = Span(span) if isinstance(span, str) else span
     places = _occurrences(tokens.text, span.text) if span.text else []

@@ -35,12 +35,12 @@ _HOMES = {
     "steering": "bathyscope.steering.result",
     "causal": "bathyscope.causal.result",
     "probing": "bathyscope.probing.result",
-    "attribute-extraction": "bathyscope.studies.attribute_result",
-    "multihop": "bathyscope.studies.multihop_result",
-    "next-token": "bathyscope.studies.next_token_result",
-    "cross-model": "bathyscope.studies.cross_model_result",
-    "entity-resolution": "bathyscope.studies.entity_result",
-    "tokenization": "bathyscope.studies.tokenization_result",
+    "attribute-extraction": "bathyscope.studies.attribute_extraction_study.result",
+    "multihop": "bathyscope.studies.multihop_study.result",
+    "next-token": "bathyscope.studies.next_token_study.result",
+    "cross-model": "bathyscope.studies.cross_model_study.result",
+    "entity-resolution": "bathyscope.studies.entity_resolution_study.result",
+    "tokenization": "bathyscope.studies.tokenization_study.result",
 }
 """Where each kind is defined, for a file that is read before anything made a result of its kind."""
 

@@ -6,6 +6,7 @@ n_layers - 1, never counted from the end, and -1 stands for the embedding.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -133,21 +134,21 @@ def residual_site(layer: int) -> Site:
     return Site("embed") if layer == EMBEDDING_LAYER else Site("resid_post", layer)
 
 
-def parse_layers(text: str | int, n_layers: int) -> tuple[int, ...]:
-    """Read a choice of layers: `all`, `embed`, `3`, `3,7` or `0-10` (both ends included).
+def parse_layers(text: str | int | Sequence[int], n_layers: int) -> tuple[int, ...]:
+    """Read a choice of layers: `all`, `embed`, `3`, `3,7` or `0-10` (both ends included), or the layers themselves.
 
-    `all` is the embedding (-1) and every block.
+    `all` is the embedding (-1) and every block. A layer that is named twice is one.
 
     Raises:
-        SiteError: the text is not a choice of layers, or a layer does not exist.
+        SiteError: the text is not a choice of layers, none is chosen, or a layer does not exist.
 
     Example:
         >>> from bathyscope.sites import parse_layers
         >>> parse_layers("embed,0-2", n_layers=4)
         (-1, 0, 1, 2)
     """
-    layers: list[int] = []
-    for part in str(text).split(","):
+    layers: list[int] = [] if isinstance(text, (str, int)) else list(text)
+    for part in str(text).split(",") if isinstance(text, (str, int)) else ():
         part = part.strip()
         if part == "all":
             layers += range(EMBEDDING_LAYER, n_layers)
@@ -161,6 +162,8 @@ def parse_layers(text: str | int, n_layers: int) -> tuple[int, ...]:
             layers += range(first, last + 1)
         else:
             raise SiteError(f"{text!r} is not a choice of layers", "write all, embed, 3, 3,7 or 0-10", "all")
+    if not layers:
+        raise SiteError("no layer was given", "at least one is needed", "all")
     for layer in layers:
         check_layer(layer, n_layers)
     return tuple(dict.fromkeys(layers))

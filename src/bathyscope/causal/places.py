@@ -5,7 +5,7 @@ from typing import Any
 
 from bathyscope.errors import UsageError
 from bathyscope.model import Model, Tokens
-from bathyscope.sites import EMBEDDING_LAYER, GLOBAL, PER_HEAD, Site, check_layer, parse_layers, residual_site
+from bathyscope.sites import EMBEDDING_LAYER, GLOBAL, PER_HEAD, Site, parse_layers, residual_site
 
 Layers = int | str | Sequence[int]
 """A layer, several, or text such as "all", "embed", "3,7" or "0-10"; -1 is the embedding."""
@@ -19,9 +19,7 @@ def layers_of(model: Model, layers: Layers, component: str = "resid_post") -> tu
     """
     if layers == "all" and component != "resid_post":
         return tuple(range(model.n_layers))
-    found = parse_layers(layers, model.n_layers) if isinstance(layers, (int, str)) else tuple(dict.fromkeys(layers))
-    for layer in found:
-        check_layer(layer, model.n_layers)
+    found = parse_layers(layers, model.n_layers)
     if component != "resid_post":
         found = tuple(layer for layer in found if layer != EMBEDDING_LAYER)
     return found

@@ -1,28 +1,28 @@
 """Studies: one question asked of many texts, layers and methods, with intervals and controls."""
 
-from bathyscope.studies.asked import NextTokenChoices
-from bathyscope.studies.attribute_asked import AttributeChoices
-from bathyscope.studies.attribute_result import AttributeExtractionResult
-from bathyscope.studies.attribute_study import attribute_extraction, plan_attribute_extraction
-from bathyscope.studies.cross_model_result import PROMPTS, CrossModelResult
-from bathyscope.studies.cross_model_study import cross_model
-from bathyscope.studies.crossing import CrossModelChoices
-from bathyscope.studies.entity_asked import EntityResolutionChoices, drawn_entities
-from bathyscope.studies.entity_result import EntityResolutionResult
-from bathyscope.studies.entity_study import entity_resolution
-from bathyscope.studies.fitted import LensFit, lens_folder
-from bathyscope.studies.multihop_result import MultihopResult
-from bathyscope.studies.multihop_study import MultihopChoices, multihop, plan_multihop
-from bathyscope.studies.next_token_result import NextTokenResult
-from bathyscope.studies.next_token_study import lens_fits, next_token, plan_next_token
-from bathyscope.studies.pairs import rotated, save_pair, truncated
+from bathyscope.studies.attribute_extraction_study.asked import AttributeChoices
+from bathyscope.studies.attribute_extraction_study.result import AttributeExtractionResult
+from bathyscope.studies.attribute_extraction_study.study import attribute_extraction, plan_attribute_extraction
+from bathyscope.studies.cross_model_study.asked import CrossModelChoices
+from bathyscope.studies.cross_model_study.pairs import rotated, save_pair, truncated
+from bathyscope.studies.cross_model_study.result import PROMPTS, CrossModelResult
+from bathyscope.studies.cross_model_study.slicing import Sliced, sliced
+from bathyscope.studies.cross_model_study.study import cross_model
+from bathyscope.studies.entity_resolution_study.asked import EntityResolutionChoices, drawn_entities
+from bathyscope.studies.entity_resolution_study.result import EntityResolutionResult
+from bathyscope.studies.entity_resolution_study.study import entity_resolution
+from bathyscope.studies.multihop_study.result import MultihopResult
+from bathyscope.studies.multihop_study.study import MultihopChoices, multihop, plan_multihop
+from bathyscope.studies.next_token_study.asked import NextTokenChoices
+from bathyscope.studies.next_token_study.fitted import LensFit, lens_folder
+from bathyscope.studies.next_token_study.result import NextTokenResult
+from bathyscope.studies.next_token_study.study import lens_fits, next_token, plan_next_token
+from bathyscope.studies.next_token_study.ways import METHODS, check_methods
 from bathyscope.studies.result import StudyResult
-from bathyscope.studies.slicing import Sliced, sliced
-from bathyscope.studies.tokenization_asked import TokenizationChoices, drawn_words
-from bathyscope.studies.tokenization_result import TokenizationResult
-from bathyscope.studies.tokenization_study import tokenization
+from bathyscope.studies.tokenization_study.asked import TokenizationChoices, drawn_words
+from bathyscope.studies.tokenization_study.result import TokenizationResult
+from bathyscope.studies.tokenization_study.study import tokenization
 from bathyscope.studies.unseen import parted
-from bathyscope.studies.ways import METHODS, check_methods
 
 __all__ = [
     "METHODS",

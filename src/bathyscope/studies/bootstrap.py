@@ -6,7 +6,7 @@ independent evidence. All measurements are resampled alike, so that a difference
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
@@ -71,3 +71,19 @@ class Bootstrap:
     def _sums(self, values: Floats) -> Floats:
         """Of each resample, (resamples,)."""
         return self.drawn @ numpy.bincount(self.windows, weights=values, minlength=self.drawn.shape[1])
+
+
+def tallied(name: str, values: NDArray[numpy.float64], bootstrap: Bootstrap) -> dict[str, Any]:
+    """A mean with its interval, of the items that have a value; None where none has.
+
+    Args:
+        name: of the field.
+        values: one an item, not a number where there is none.
+        bootstrap: of all items.
+    """
+    there = ~numpy.isnan(values)
+    if not there.any():
+        return {name: None, f"{name}_interval": None}
+    if not there.all():
+        bootstrap = Bootstrap.of([*range(int(there.sum()))])
+    return {name: bootstrap.mean(values[there]), f"{name}_interval": bootstrap.interval(values[there])}

@@ -6,6 +6,7 @@ number of cells, whatever they say. So a cell is chosen on one half of the subje
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy
 from numpy.typing import ArrayLike, NDArray
@@ -88,3 +89,50 @@ def by_subject(values: ArrayLike, subjects: Sequence[Hashable]) -> list[int]:
     for subject, value in zip(subjects, numpy.asarray(values).tolist(), strict=True):
         found[subject] = found.get(subject, 0) + int(value)
     return list(found.values())
+
+
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """Two halves of some items: what is chosen on one is measured on the other, and the reverse.
+
+    Args:
+        second: whether each item is in the second half, (items,).
+    """
+
+    second: NDArray[numpy.bool_]
+
+    @classmethod
+    def drawn(cls, n: int, seed: int) -> Self:
+        """Halves of so many items."""
+        order = numpy.random.default_rng(seed).permutation(n)
+        second = numpy.zeros(n, numpy.bool_)
+        second[order[n // 2 :]] = True
+        return cls(second)
+
+    def chosen(self, scores: NDArray[numpy.float64]) -> tuple[tuple[int, int], NDArray[numpy.float64]]:
+        """The best column of each half, first and second, and each item's score at the *other* half's.
+
+        Args:
+            scores: (items, layers).
+        """
+        means = [numpy.nanmean(scores[half], 0) for half in (~self.second, self.second)]
+        best = int(means[0].argmax()), int(means[1].argmax())
+        return best, numpy.where(self.second, scores[:, best[0]], scores[:, best[1]])
+
+
+def exchanged(kinds: Sequence[Any], seed: int) -> list[int]:
+    """For each item another item of its kind, each used once; itself where it is the only one.
+
+    Example:
+        >>> from bathyscope.studies.paired import exchanged
+        >>> exchanged(["a", "b", "a"], seed=0)
+        [2, 1, 0]
+    """
+    by_kind: dict[Any, list[int]] = {}
+    for number in numpy.random.default_rng(seed).permutation(len(kinds)).tolist():
+        by_kind.setdefault(kinds[number], []).append(number)
+    found = [0] * len(kinds)
+    for members in by_kind.values():
+        for place, number in enumerate(members):
+            found[number] = members[(place + 1) % len(members)]
+    return found

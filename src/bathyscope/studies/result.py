@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 from bathyscope import pages
 from bathyscope.results import Result
+from bathyscope.sites import EMBEDDING_LAYER
 
 Record = Mapping[str, Any]
 """One measurement: JSON values by name; an interval is a list [low, high]."""
@@ -74,12 +75,12 @@ class StudyResult(Result):
         """The table, and that of the controls below it."""
         found = self.table()
         if self.controls:
-            found += _table("controls", {}, self.controls)
+            found += table_of("controls", {}, self.controls)
         return found
 
     def table(self) -> str:
         """The records as a table, under the heading and what was asked; a member may arrange them better."""
-        return _table(self.heading, self.facts(), self.records)
+        return table_of(self.heading, self.facts(), self.records)
 
     def facts(self) -> dict[str, str]:
         """What stands above the table: models and notes."""
@@ -87,7 +88,18 @@ class StudyResult(Result):
         return {"model": " to ".join(models), "notes": "\n".join(self.notes)}
 
 
-def _table(heading: str, facts: Mapping[str, str], records: Sequence[Record]) -> str:
+def layer_name(layer: int) -> str:
+    """A layer as people read it."""
+    return "embed" if layer == EMBEDDING_LAYER else str(layer)
+
+
+def share(value: float) -> str:
+    """A share with three digits and no leading zero, such as ".141" or "1.000"."""
+    return f"{value:.3f}".removeprefix("0") if value >= 0 else f"-{share(-value)}"
+
+
+def table_of(heading: str, facts: Mapping[str, str], records: Sequence[Record]) -> str:
+    """Records as a table of a page, a row each, numbered."""
     columns = list(dict.fromkeys(name for record in records for name in record))
     return pages.grid(
         heading,

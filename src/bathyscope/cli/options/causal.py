@@ -97,7 +97,7 @@ Heads = Annotated[
     typer.Option(
         "--heads",
         metavar="",
-        help="With --heads, each head by itself, such as --site z --heads.",
+        help="With --heads, each head by itself.",
         rich_help_panel=CHANGE,
     ),
 ]

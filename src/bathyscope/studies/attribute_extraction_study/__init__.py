@@ -1,0 +1,1 @@
+"""The attribute-extraction study: what a model says of a subject, against what a probe tells."""

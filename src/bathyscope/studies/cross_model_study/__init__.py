@@ -1,0 +1,1 @@
+"""The cross-model study: what one model says of another's representations."""

@@ -1,0 +1,1 @@
+"""The tokenization study: what the pieces of a split word read as."""
