@@ -26,11 +26,11 @@ demo: $(VENV)/.core  ## Set up and show what every layer of a small model holds.
 	@echo "==> bathyscope demo (the first time it fetches a model of 93 MB and converts it, 545 MB in the cache)"
 	@$(VENV)/bin/bathyscope demo
 
-test: $(VENV)/.dev  ## Set up and run the tests (under 5 minutes; fetches no model).
+test: $(VENV)/.dev  ## Set up and run the tests (10 minutes on two cores; fetches no model).
 	@echo "==> pytest, without the slow tests"
 	@$(TESTS) -m "not slow"
 
-test-all: $(VENV)/.dev  ## Run every test, the slow ones too (under 20 minutes).
+test-all: $(VENV)/.dev  ## Run every test, the slow ones too (under half an hour).
 	@echo "==> pytest, every test"
 	@$(TESTS)
 
@@ -82,7 +82,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt
-	$(call announce,bathyscope with its tests and tools,about 235 MB besides torch)
+	$(call announce,bathyscope with its tests and tools,about 285 MB besides torch)
 	$(call install,.[dev$(comma)frames])
 	@touch $(VENV)/.core $@
 
