@@ -4,7 +4,7 @@ import pytest
 
 import command_line
 from bathyscope import causal, loading
-from bathyscope.readouts import LogitDiff, Probability, first_token
+from bathyscope.readouts import LogitDiff, Probability, answer_token
 from command_line import assert_one_line
 
 tiny, bathyscope, home = command_line.tiny, command_line.bathyscope, command_line.home
@@ -19,7 +19,7 @@ def test_patch_prints_what_the_library_returns(bathyscope, tiny):
     done = bathyscope(*PATCH, "--site", "resid_post", "--json", "--model", tiny)
     assert done.code == 0 and done.out.count("\n") == 1
     found, model = done.json(), loading.load(tiny)
-    right, wrong = (first_token(model, text, after=CLEAN).id for text in ("Paris", "of"))
+    right, wrong = (answer_token(model, text, after=CLEAN).id for text in ("Paris", "of"))
     expected = causal.activation_patching(model, CLEAN, CORRUPTED, LogitDiff(right, wrong))
     assert found["kind"] == "causal" and found["method"] == "activation-patching"
     assert all(row.keys() >= ROW for row in found["rows"])
@@ -29,7 +29,7 @@ def test_patch_prints_what_the_library_returns(bathyscope, tiny):
 def test_trace_prints_what_the_library_returns(bathyscope, tiny):
     asked = ("trace", CLEAN, "--subject", "keeper", "--answer", "Paris", "--samples", "2", "--noise", "0.5", "--json")
     found, model = bathyscope(*asked, "--model", tiny).json(), loading.load(tiny)
-    answer = Probability(first_token(model, "Paris", after=CLEAN).id)
+    answer = Probability(answer_token(model, "Paris", after=CLEAN).id)
     expected = causal.causal_tracing(model, CLEAN, "keeper", answer, samples=2, noise="0.5")
     assert all(row.keys() >= ROW for row in found["rows"])
     assert [row["effect"] for row in found["rows"]] == pytest.approx([cell.effect for cell in expected.cells], abs=1e-7)
@@ -39,7 +39,7 @@ def test_trace_prints_what_the_library_returns(bathyscope, tiny):
 def test_knockout_prints_what_the_library_returns(bathyscope, tiny):
     asked = ("knockout", CLEAN, "--answer", "Paris", "--keys", "cat", "--keys", "keeper", "--window", "2", "--json")
     found, model = bathyscope(*asked, "--model", tiny).json(), loading.load(tiny)
-    answer = Probability(first_token(model, "Paris", after=CLEAN).id)
+    answer = Probability(answer_token(model, "Paris", after=CLEAN).id)
     keys = {"cat": "cat", "keeper": "keeper"}
     expected = causal.attention_knockout(model, CLEAN, answer, keys=keys, window=2)
     assert [row["effect"] for row in found["rows"]] == pytest.approx([cell.effect for cell in expected.cells], abs=1e-5)

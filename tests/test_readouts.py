@@ -25,7 +25,7 @@ from bathyscope.readouts import (
     ReverseSurprisal,
     Several,
     Surprisal,
-    first_token,
+    answer_token,
     normalized,
     readout_of,
 )
@@ -169,14 +169,14 @@ def test_several_of_different_lengths_are_refused():
 
 def test_an_answers_first_token_is_found_behind_its_prompt(llama: Model):
     for prompt, answer in (("The capital of France is", "Paris"), ("The cat of", "the"), ('She said "', "the")):
-        found = first_token(llama, answer, after=prompt)
+        found = answer_token(llama, answer, after=prompt)
         whole, alone = llama.tokenize(prompt + found.whole).ids, llama.tokenize(prompt).ids
         assert whole[: len(alone)] == alone and found.id == whole[len(alone)]
         assert found.n_tokens == len(whole) - len(alone)
-    assert first_token(llama, "the", after="The (").whole == "the"
-    assert first_token(llama, "the", after="The cat").whole == " the"
+    assert answer_token(llama, "the", after="The (").whole == "the"
+    assert answer_token(llama, "the", after="The cat").whole == " the"
     pieces = replace(llama, tokenizer=sentencepiece_like_tokenizer(), _modules={}, _texts={})
-    found = first_token(pieces, "the", after="The cat of")
+    found = answer_token(pieces, "the", after="The cat of")
     assert found.id == pieces.tokenize("The cat of the").ids[len(pieces.tokenize("The cat of"))]
     with pytest.raises(UsageError, match="seen"):
-        first_token(llama, " ", after="The")
+        answer_token(llama, " ", after="The")

@@ -7,7 +7,8 @@ bytes: an SVG has no date, and its names are not random.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -19,6 +20,7 @@ from bathyscope.studies.curves import Drawable, Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 ENDINGS: Final = (".png", ".svg")
 """What a plot's name may end in."""
@@ -46,6 +48,33 @@ PANELS: Final = {
 }
 
 
+@contextmanager
+def _figure(path: str | Path, size: tuple[float, float]) -> "Iterator[Figure]":
+    """A figure to draw in, which is written when that is done: whole, or not at all.
+
+    Args:
+        path: a file that ends in .png or .svg.
+        size: width and height in inches.
+
+    Raises:
+        UsageError: another ending, or matplotlib is not installed.
+    """
+    path = Path(path)
+    if path.suffix not in ENDINGS:
+        raise UsageError(f"{str(path)!r} was given", "plots are drawn as .png or .svg", f"{path.stem}.svg")
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UsageError("a plot needs matplotlib", "it is an extra", 'pip install "bathyscope[plots]"') from None
+    written = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "bathyscope", "font.family": "DejaVu Sans", "font.size": 9}):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        figure.savefig(written, format=path.suffix[1:], dpi=150, metadata=_metadata(path))
+    write_atomically(path, written.getvalue())
+
+
 def save_plot(result: NextTokenResult, path: str | Path) -> Path:
     """Draw a study: one panel for precision and one for surprisal, a curve a method with its 95% interval.
 
@@ -67,17 +96,7 @@ def save_plot(result: NextTokenResult, path: str | Path) -> Path:
         >>> save_plot(result, pathlib.Path(tempfile.mkdtemp()) / "study.svg").name
         'study.svg'
     """
-    path = Path(path)
-    if path.suffix not in ENDINGS:
-        raise UsageError(f"{str(path)!r} was given", "plots are drawn as .png or .svg", f"{path.stem}.svg")
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("a plot needs matplotlib", "it is an extra", 'pip install "bathyscope[plots]"') from None
-    written = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "bathyscope", "font.family": "DejaVu Sans", "font.size": 9}):
-        figure = Figure(figsize=(10, 4.6), layout="constrained")
+    with _figure(path, (10, 4.6)) as figure:
         figure.suptitle(_title(result), fontsize=11)
         panels = figure.subplots(1, len(PANELS))
         for axes, measure in zip(panels, PANELS, strict=True):
@@ -89,9 +108,7 @@ def save_plot(result: NextTokenResult, path: str | Path) -> Path:
             frameon=False,
             handlelength=3,
         )
-        figure.savefig(written, format=path.suffix[1:], dpi=150, metadata=_metadata(path))
-    write_atomically(path, written.getvalue())
-    return path
+    return Path(path)
 
 
 def save_heat_maps(result: CrossModelResult, path: str | Path) -> Path:
@@ -115,19 +132,9 @@ def save_heat_maps(result: CrossModelResult, path: str | Path) -> Path:
         >>> save_heat_maps(CrossModelResult((record,), models), pathlib.Path(tempfile.mkdtemp()) / "study.svg").name
         'study.svg'
     """
-    path = Path(path)
-    if path.suffix not in ENDINGS:
-        raise UsageError(f"{str(path)!r} was given", "plots are drawn as .png or .svg", f"{path.stem}.svg")
     if not result.records:
         raise UsageError("a plot of a study without figures was wanted", "models of one vocabulary have them")
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("a plot needs matplotlib", "it is an extra", 'pip install "bathyscope[plots]"') from None
-    written = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "bathyscope", "font.family": "DejaVu Sans", "font.size": 9}):
-        figure = Figure(figsize=(11, 3.7 * len(result.prompts) + 0.7), layout="constrained")
+    with _figure(path, (11, 3.7 * len(result.prompts) + 0.7)) as figure:
         figure.suptitle(_title_of_two(result), fontsize=11)
         panels = figure.subplots(len(result.prompts), len(WRITTEN), squeeze=False)
         image = None
@@ -137,9 +144,7 @@ def save_heat_maps(result: CrossModelResult, path: str | Path) -> Path:
                 axes.set_title(f"{name}\n{PROMPTS[prompt]}", fontsize=9)
         assert image is not None
         figure.colorbar(image, ax=panels, label=PANELS["precision_at_1"], shrink=0.8)
-        figure.savefig(written, format=path.suffix[1:], dpi=150, metadata=_metadata(path))
-    write_atomically(path, written.getvalue())
-    return path
+    return Path(path)
 
 
 WRITTEN: Final = {"precision_at_1": "mapped", "mean": "the mean instead", "random": "a random vector instead"}
@@ -248,25 +253,14 @@ def save_curves(result: Drawable, path: str | Path) -> Path:
         >>> save_curves(result, pathlib.Path(tempfile.mkdtemp()) / "study.svg").name
         'study.svg'
     """
-    path = Path(path)
-    if path.suffix not in ENDINGS:
-        raise UsageError(f"{str(path)!r} was given", "plots are drawn as .png or .svg", f"{path.stem}.svg")
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("a plot needs matplotlib", "it is an extra", 'pip install "bathyscope[plots]"') from None
-    written, panels = io.BytesIO(), [panel for panel in result.panels() if panel.curves]
+    panels = [panel for panel in result.panels() if panel.curves]
     model, seed = result.provenance["models"][0]["model"], result.provenance["spec"]["seed"]
-    with matplotlib.rc_context({"svg.hashsalt": "bathyscope", "font.family": "DejaVu Sans", "font.size": 9}):
-        figure = Figure(figsize=(5.5 * len(panels), 5), layout="constrained")
+    with _figure(path, (5.5 * len(panels), 5)) as figure:
         spread = ", 95% intervals" if any(curve.intervals for panel in panels for curve in panel.curves) else ""
         figure.suptitle(f"{result.heading}\n{model}, n = {result.records[0]['n']}, seed {seed}{spread}", fontsize=11)
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _curves(axes, panel)
-        figure.savefig(written, format=path.suffix[1:], dpi=150, metadata=_metadata(path))
-    write_atomically(path, written.getvalue())
-    return path
+    return Path(path)
 
 
 def save_counts(result: MultihopResult, path: str | Path) -> Path:
@@ -290,22 +284,13 @@ def save_counts(result: MultihopResult, path: str | Path) -> Path:
         >>> save_counts(result, pathlib.Path(tempfile.mkdtemp()) / "study.svg").name
         'study.svg'
     """
-    path = Path(path)
-    if path.suffix not in ENDINGS:
-        raise UsageError(f"{str(path)!r} was given", "plots are drawn as .png or .svg", f"{path.stem}.svg")
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("a plot needs matplotlib", "it is an extra", 'pip install "bathyscope[plots]"') from None
-    written, n = io.BytesIO(), result.records[0]["n"]
+    n = result.records[0]["n"]
     model, seed = result.provenance["models"][0]["model"], result.provenance["spec"]["seed"]
     names = [
         ["embed" if layer == EMBEDDING_LAYER else str(layer) for layer in layers]
         for layers in (result.targets, result.sources)
     ]
-    with matplotlib.rc_context({"svg.hashsalt": "bathyscope", "font.family": "DejaVu Sans", "font.size": 9}):
-        figure = Figure(figsize=(5.5 * len(result.grids), 5.4), layout="constrained")
+    with _figure(path, (5.5 * len(result.grids), 5.4)) as figure:
         figure.suptitle(
             f"{result.heading}\n{model}, n = {n}, seed {seed}; vanilla {result.records[0]['vanilla']}", fontsize=11
         )
@@ -323,9 +308,7 @@ def save_counts(result: MultihopResult, path: str | Path) -> Path:
             axes.set_xlabel("written after layer")
             axes.set_ylabel("read after layer")
             figure.colorbar(image, ax=axes, label="queries right", shrink=0.8)
-        figure.savefig(written, format=path.suffix[1:], dpi=150, metadata=_metadata(path))
-    write_atomically(path, written.getvalue())
-    return path
+    return Path(path)
 
 
 def _curves(axes: "Axes", panel: Panel) -> None:

@@ -1,13 +1,13 @@
 """Attributions in the terminal: heat maps, the strongest nodes or edges, whether sums add up. Knows results only."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
-from bathyscope.cli import signed, terminal
+from bathyscope.cli import showing, signed, terminal
 
 if TYPE_CHECKING:
     from bathyscope.attribution import AttributionResult, CompletenessResult, EdgeResult
@@ -23,15 +23,7 @@ def show_or_save(result: "Shown", *, as_json: bool, out: Path | None, top: int) 
     Raises:
         StorageError: the file could not be written; what was found is printed all the same.
     """
-    try:
-        if out is not None:
-            result.save(out)
-            terminal.note(f"saved to {out}")
-    finally:  # a full disk is no reason to lose what was found
-        if as_json:
-            typer.echo(result.to_json().encode())
-        else:
-            _show(result, terminal.out(), top)
+    showing.show_or_save(result, as_json=as_json, out=out, show=partial(_show, top=top))
 
 
 def _show(result: "Shown", console: Console, top: int) -> None:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
+from rich.console import Console
 
 from bathyscope.cli import choices, signed, terminal
 from bathyscope.cli.opening import opened
+from bathyscope.cli.showing import show_or_save
 from bathyscope.cli.stopping import stoppable
 
 if TYPE_CHECKING:
@@ -88,19 +89,10 @@ def run(
         result = method(*arguments, measured.metric, store=store, progress=tick, stop=stop, **asked)
     for note in measured.notes:  # after the run: a refusal is one line
         terminal.note(note)
-    try:
-        if out is not None:
-            result.save(out)
-            terminal.note(f"saved to {out}")
-    finally:  # a full disk is no reason to lose what was found
-        if as_json:
-            typer.echo(result.to_json().encode())
-        else:
-            _show(result)
+    show_or_save(result, as_json=as_json, out=out, show=_show)
 
 
-def _show(result: "CausalResult") -> None:
-    console = terminal.out()
+def _show(result: "CausalResult", console: Console) -> None:
     for name, text in result.facts().items():
         console.print(terminal.cell(f"{name}: {text}", wrap=True))
     signed.show(result.maps(), console)
@@ -124,13 +116,13 @@ def _place(cell: "CausalCell") -> str:
 def _token(model: "Model", prompt: str, text: str | None, notes: list[str]) -> str | int:
     """The token that is meant; `notes` tells where it is not the very text that was typed."""
     from bathyscope.generation import generate
-    from bathyscope.readouts import first_token
+    from bathyscope.readouts import answer_token
 
     if text is None:
         own = _named(model, generate(model, prompt, max_new_tokens=1)[0].ids[0])
         notes.append(f"the answer is {own!r}, which the model says itself; another: --answer TEXT")
         return own
-    found = first_token(model, text, after=prompt)
+    found = answer_token(model, text, after=prompt)
     if found.whole != text or found.n_tokens > 1:
         part = f", the first of {found.n_tokens} tokens" if found.n_tokens > 1 else ""
         notes.append(f"{text!r} is measured as {found.token!r}{part}")

@@ -4,13 +4,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
 from bathyscope.cli import choices, effects, options, terminal
 from bathyscope.cli.opening import open_model
 from bathyscope.cli.options import attribution
+from bathyscope.cli.showing import show_or_save
 from bathyscope.cli.stopping import stoppable
 from bathyscope.errors import UsageError
 
@@ -65,15 +65,7 @@ def command(
     wanted = choices.NEW_TOKENS if new_tokens is None else new_tokens
     with terminal.progress("steering", shown=shown, per_cell=wanted) as tick, stoppable() as stop:
         result = steer(read, prompt, direction, factors=numbers, new_tokens=wanted, seed=seed, progress=tick, stop=stop)
-    try:
-        if out is not None:
-            result.save(out)
-            terminal.note(f"saved to {out}")
-    finally:  # a full disk is no reason to lose what was found
-        if as_json:
-            typer.echo(result.to_json().encode())
-        else:
-            _show(result, terminal.out())
+    show_or_save(result, as_json=as_json, out=out, show=_show)
 
 
 def _factors(text: str) -> list[float]:

@@ -8,15 +8,16 @@ from bathyscope.errors import UsageError
 from bathyscope.readouts.base import Candidate, Original, Reading, Readout
 from bathyscope.readouts.comparisons import KL, PrecisionAtK, ReverseSurprisal, Several, Surprisal
 from bathyscope.readouts.metrics import Logit, LogitDiff, LogProbability, Metric, Probability
-from bathyscope.readouts.next_token import FirstToken, NextToken, Rank, first_token, token_id
+from bathyscope.readouts.next_token import NextToken, Rank
 from bathyscope.readouts.texts import Contains, Generate, normalized
+from bathyscope.readouts.tokens import AnswerToken, answer_token, token_id
 
 __all__ = [
     "KL",
     "READOUTS",
+    "AnswerToken",
     "Candidate",
     "Contains",
-    "FirstToken",
     "Generate",
     "LogProbability",
     "Logit",
@@ -32,7 +33,7 @@ __all__ = [
     "ReverseSurprisal",
     "Several",
     "Surprisal",
-    "first_token",
+    "answer_token",
     "normalized",
     "readout_of",
     "token_id",

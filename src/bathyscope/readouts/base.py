@@ -143,3 +143,14 @@ def needed(logits: Tensor | None) -> Tensor:
     if logits is None:
         raise ValueError("this readout is read from logits, and texts were generated")
     return logits
+
+
+def measured(model: Model, logits: Tensor, **values: Tensor) -> tuple[Reading, ...]:
+    """A reading a row: its likeliest token, and values by name, each (rows,)."""
+    best = logits.argmax(-1).tolist()
+    texts = model.token_texts(best)
+    columns = torch.stack([value.double() for value in values.values()], -1).tolist()
+    return tuple(
+        Reading(text, (token,), values=dict(zip(values, row, strict=True)))
+        for text, token, row in zip(texts, best, columns, strict=True)
+    )

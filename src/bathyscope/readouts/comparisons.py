@@ -16,8 +16,7 @@ from typing_extensions import override
 from bathyscope.errors import UsageError
 from bathyscope.generation import Continuation
 from bathyscope.model import Model
-from bathyscope.readouts.base import Original, Reading, Readout, needed
-from bathyscope.readouts.next_token import measured
+from bathyscope.readouts.base import Original, Reading, Readout, measured, needed
 
 
 class _Comparison(Readout):

@@ -11,8 +11,8 @@ from typing_extensions import override
 from bathyscope.errors import UsageError
 from bathyscope.generation import Continuation
 from bathyscope.model import Model
-from bathyscope.readouts.base import Original, Reading, Readout, needed
-from bathyscope.readouts.next_token import measured, token_id
+from bathyscope.readouts.base import Original, Reading, Readout, measured, needed
+from bathyscope.readouts.tokens import token_id
 
 
 class Metric(Readout):

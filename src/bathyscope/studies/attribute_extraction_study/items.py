@@ -15,7 +15,7 @@ from bathyscope.facts.relations import PLACE, extraction_from
 from bathyscope.model import Model, Tokens
 from bathyscope.probing.reading import subject_position
 from bathyscope.prompts import Inspection, Span, resolve
-from bathyscope.readouts import first_token
+from bathyscope.readouts import answer_token
 
 PLACEHOLDER: Final = "x"
 
@@ -136,7 +136,7 @@ def _item(model: Model, template: str, fact: Fact, sentence: str) -> Item:
         source,
         subject_position(source, fact.subject),
         model.tokenize(template.replace(PLACE, fact.subject)),
-        first_token(model, fact.object, after="It is").id,
+        answer_token(model, fact.object, after="It is").id,
         occurs_in(fact.object, source.text, template),
     )
 

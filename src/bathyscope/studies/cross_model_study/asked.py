@@ -9,7 +9,7 @@ from typing import Any, Final, TypedDict
 from bathyscope.errors import UsageError
 from bathyscope.mappings import Affine, Mapping
 from bathyscope.model import Model
-from bathyscope.sites import check_layer, parse_layers, residual_site
+from bathyscope.sites import parse_layers, residual_site
 from bathyscope.studies.cross_model_study.shared_places import SharedPlace, draw_shared_places
 from bathyscope.studies.unseen import parted
 from bathyscope.texts import Texts
@@ -175,14 +175,7 @@ def _pairs(source: Model, target: Model, mapping: Mapping | None, choices: Cross
 def _layers(layers: Layers, model: Model) -> tuple[int, ...]:
     if layers is None:
         return tuple(range(0, model.n_layers, EVERY))
-    if isinstance(layers, (int, str)):
-        return parse_layers(layers, model.n_layers)
-    found = tuple(dict.fromkeys(layers))
-    for layer in found:
-        check_layer(layer, model.n_layers)
-    if not found:
-        raise UsageError("no layer was given", "at least one is needed", "all")
-    return found
+    return parse_layers(layers, model.n_layers)
 
 
 def _check_mapping(mapping: Mapping, source: Model, target: Model, pairs: Sequence[Pair]) -> None:
