@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from bathyscope import capture, run
+from bathyscope.attribution import linearised_path_patching
 from bathyscope.attribution.direct import Tail
 from bathyscope.causal import (
     NoiseRule,
     activation_patching,
     attention_knockout,
     causal_tracing,
-    linearised_path_patching,
     path_patching,
 )
 from bathyscope.causal.measuring import patched

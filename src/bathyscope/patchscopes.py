@@ -334,7 +334,7 @@ class _Place:
 
 
 def _places(source: Source, target: Target, tokens: Tokens, target_model: Model) -> Iterator[_Place]:
-    source_layers = _layers(source.layer, source.model, source.component)
+    source_layers = layers_of(source.layer, source.model, source.component)
     for position in prompts.resolve(tokens, source.position):
         for layer in source_layers:
             for target_layer in _target_layers(layer, target, target_model):
@@ -353,11 +353,12 @@ def _target_layers(layer: int, target: Target, model: Model) -> tuple[int, ...]:
     if target.layer == "same":
         return (layer,)
     if target.layer == "below":
-        return tuple(one for one in _layers("all", model, target.component) if one < layer)
-    return _layers(target.layer, model, target.component)
+        return tuple(one for one in layers_of("all", model, target.component) if one < layer)
+    return layers_of(target.layer, model, target.component)
 
 
-def _layers(layers: Layers, model: Model, component: str) -> tuple[int, ...]:
+def layers_of(layers: Layers, model: Model, component: str) -> tuple[int, ...]:
+    """The layers that are meant; "all" has the embedding for the residual stream only."""
     if layers == "all" and component != "resid_post":
         return tuple(range(model.n_layers))  # only the residual stream has an embedding
     return parse_layers(layers, model.n_layers)

@@ -5,10 +5,11 @@ from bathyscope.attribution.direct import direct_logit_attribution
 from bathyscope.attribution.edge_result import Edge, EdgeResult
 from bathyscope.attribution.edges import edge_attribution
 from bathyscope.attribution.integrated import integrated_gradients
+from bathyscope.attribution.linearised import LinearisedPath, linearised_path_patching
 from bathyscope.attribution.options import AttributionOptions
-from bathyscope.attribution.pairs import Pair, Pairs, load_pairs, pair
 from bathyscope.attribution.patching import attribution_patching
 from bathyscope.attribution.result import AttributionResult, Node
+from bathyscope.causal.pairs import Pair, Pairs, load_pairs, pair
 
 __all__ = [
     "AttributionOptions",
@@ -16,6 +17,7 @@ __all__ = [
     "CompletenessResult",
     "Edge",
     "EdgeResult",
+    "LinearisedPath",
     "Node",
     "Pair",
     "PairSum",
@@ -25,6 +27,7 @@ __all__ = [
     "direct_logit_attribution",
     "edge_attribution",
     "integrated_gradients",
+    "linearised_path_patching",
     "load_pairs",
     "pair",
 ]

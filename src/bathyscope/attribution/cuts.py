@@ -10,7 +10,7 @@ import torch
 
 from bathyscope import pages
 from bathyscope.attribution.integrated import STEPS, Path, check_steps, mean_gradients
-from bathyscope.attribution.pairs import Pair
+from bathyscope.causal.pairs import Pair
 from bathyscope.errors import UsageError
 from bathyscope.forward import capture
 from bathyscope.generation import Progress, next_logits

@@ -14,8 +14,8 @@ from torch import Tensor
 from bathyscope import prompts
 from bathyscope.attribution.frozen import FrozenNorm
 from bathyscope.attribution.heads import head_outputs
-from bathyscope.attribution.pairs import described
 from bathyscope.attribution.result import DIRECT, AttributionResult, Node
+from bathyscope.causal.pairs import described
 from bathyscope.errors import UsageError
 from bathyscope.forward import Activations, capture
 from bathyscope.model import Model, Prompt

@@ -17,9 +17,9 @@ from torch import Tensor
 from bathyscope.attribution.edge_result import EdgeResult
 from bathyscope.attribution.integrated import check_steps
 from bathyscope.attribution.options import Asked, AttributionOptions
-from bathyscope.attribution.pairs import described
 from bathyscope.attribution.patching import run_values
 from bathyscope.batches import Batch
+from bathyscope.causal.pairs import described
 from bathyscope.errors import InterventionError, UsageError
 from bathyscope.forward import capture
 from bathyscope.hooks import Hooks

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bathyscope.engine import Cell, Read, Stop, collect, plan
+from bathyscope.causal.measuring import measure, patched
+from bathyscope.engine import Cell, Stop
 from bathyscope.generation import Progress
 from bathyscope.model import Model, Tokens
 from bathyscope.readouts import Metric
@@ -54,10 +55,7 @@ def measured_effects(
         >>> found.effects[0] > 0
         True
     """
-    cells = [
-        Cell(base, metric, source=Read(other, site, position), site=site, positions=(position,))
-        for site, position in places
-    ]
-    found = collect(plan([*cells, Cell(base, metric)], model, model), model, model, progress=progress, stop=stop)
-    *written, plain = (reading.values[metric.name] for reading in found.readings)
+    cells = [patched(metric, other, base, [site], [position]) for site, position in places]
+    found = measure(model, [*cells, Cell(base, metric)], metric, {}, progress=progress, stop=stop)
+    *written, plain = found.values
     return Effects(plain, tuple(value - plain for value in written))

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from bathyscope.attribution.options import Asked, AttributionOptions
-from bathyscope.attribution.pairs import described
 from bathyscope.attribution.patching import run_values
 from bathyscope.attribution.result import AttributionResult, Node
+from bathyscope.causal.pairs import described
 from bathyscope.errors import UsageError
 from bathyscope.forward import capture
 from bathyscope.gradients import row_gradients

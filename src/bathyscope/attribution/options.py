@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypedDict, get_args
+from typing import TypedDict
 
 from torch import Tensor
 
 from bathyscope.attribution.effects import measured_effects
-from bathyscope.attribution.pairs import Pair, pair
 from bathyscope.attribution.result import Node
+from bathyscope.causal.pairs import Pair, pair
+from bathyscope.causal.patching import DIRECTIONS, Direction
 from bathyscope.engine import Stop
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
@@ -16,7 +17,6 @@ from bathyscope.model import Model, Prompt, Tokens
 from bathyscope.readouts import Metric
 from bathyscope.sites import EMBEDDING_LAYER, GLOBAL, PER_HEAD, Site, parse_layers, residual_site
 
-Direction = Literal["denoising", "noising"]
 MEASURED = 100
 """How many effects are measured, unless said."""
 UNWRITTEN = ("pattern", *sorted(GLOBAL - {"embed"}))
@@ -74,8 +74,8 @@ class Asked:
             known = ", ".join(AttributionOptions.__annotations__)
             raise UsageError(f"the option {unknown[0]!r} was given to an attribution", f"options are {known}")
         direction = options.get("direction", "denoising")
-        if direction not in get_args(Direction):
-            raise UsageError(f"direction={direction!r} was given", f"it is {' or '.join(get_args(Direction))}")
+        if direction not in DIRECTIONS:
+            raise UsageError(f"direction={direction!r} was given", f"it is {' or '.join(DIRECTIONS)}")
         measure = options.get("measure", MEASURED)
         if measure is not None and measure < 0:
             raise UsageError(f"measure={measure} was given", "a number of effects from 0, or None for all")
@@ -122,7 +122,7 @@ class Asked:
 
 def _sites(model: Model, components: str | Sequence[str], layers: int | str | Sequence[int]) -> tuple[Site, ...]:
     names = components.replace(" ", "").split(",") if isinstance(components, str) else list(components)
-    chosen = tuple(layers) if not isinstance(layers, (int, str)) else parse_layers(layers, model.n_layers)
+    chosen = parse_layers(layers, model.n_layers)
     found = []
     for name in names:
         if name in UNWRITTEN or "." in name:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from bathyscope.attribution.options import Asked, AttributionOptions
-from bathyscope.attribution.pairs import described
 from bathyscope.attribution.result import AttributionResult, Node
+from bathyscope.causal.pairs import described
 from bathyscope.forward import capture
 from bathyscope.generation import next_logits
 from bathyscope.gradients import row_gradients

@@ -2,7 +2,6 @@
 
 from bathyscope.causal.back_patch import back_patching
 from bathyscope.causal.knockout import attention_knockout
-from bathyscope.causal.linearised import LinearisedPath, linearised_path_patching
 from bathyscope.causal.measuring import RunOptions
 from bathyscope.causal.patching import activation_patching
 from bathyscope.causal.paths import path_patching
@@ -12,13 +11,11 @@ from bathyscope.causal.tracing import NoiseRule, causal_tracing
 __all__ = [
     "CausalCell",
     "CausalResult",
-    "LinearisedPath",
     "NoiseRule",
     "RunOptions",
     "activation_patching",
     "attention_knockout",
     "back_patching",
     "causal_tracing",
-    "linearised_path_patching",
     "path_patching",
 ]

@@ -6,15 +6,16 @@ from typing import Any, Final, Unpack
 
 from bathyscope import prompts
 from bathyscope.causal.measuring import RunOptions, concluded, measure
-from bathyscope.causal.places import Layers, layers_of, named, window_notes, window_of
+from bathyscope.causal.places import named, window_notes, window_of
 from bathyscope.causal.result import CausalCell, CausalResult
 from bathyscope.engine import Cell
 from bathyscope.errors import UsageError
 from bathyscope.interventions import CutEdges, Write
 from bathyscope.model import Model, Prompt, Tokens
+from bathyscope.patchscopes import Layers, layers_of
 from bathyscope.prompts import Position
 from bathyscope.readouts import Metric, Probability
-from bathyscope.sites import Site
+from bathyscope.sites import EMBEDDING_LAYER, Site
 
 WINDOW: Final = 9
 """Layers that are cut together, as in the published runs."""
@@ -85,7 +86,8 @@ def attention_knockout(
     groups = _groups(tokens, keys, asking)
     cuts = [
         (site, group)
-        for layer in layers_of(model, layers, "pattern")
+        for layer in layers_of(layers, model, "pattern")
+        if layer != EMBEDDING_LAYER
         for site in _sites(model, layer, heads=heads)
         for group in groups
     ]

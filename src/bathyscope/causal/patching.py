@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal, Unpack
 
 from bathyscope import prompts
-from bathyscope.attribution.pairs import Pair, pair
 from bathyscope.causal.measuring import RunOptions, check_apart, concluded, measure, patched, share
-from bathyscope.causal.places import Layers, named, sites_of, window_notes, window_of
+from bathyscope.causal.pairs import Pair, pair
+from bathyscope.causal.places import named, sites_of, window_notes, window_of
 from bathyscope.causal.result import CausalCell, CausalResult
 from bathyscope.engine import Cell
 from bathyscope.errors import UsageError
 from bathyscope.model import Model, Prompt, Tokens
+from bathyscope.patchscopes import Layers
 from bathyscope.prompts import Position
 from bathyscope.readouts import Metric
 

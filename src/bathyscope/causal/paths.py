@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, Unpack
 
-from bathyscope.attribution.pairs import Pair, pair
 from bathyscope.causal.measuring import RunOptions, check_apart, concluded, measure, share
-from bathyscope.causal.places import Layers, named, sites_of
+from bathyscope.causal.pairs import Pair, pair
+from bathyscope.causal.places import named, sites_of
 from bathyscope.causal.result import CausalCell, CausalResult
 from bathyscope.engine import Cell, Given, Patch, Read
 from bathyscope.errors import UsageError
 from bathyscope.forward import Activations, capture, run
 from bathyscope.interventions import Replace, Write
 from bathyscope.model import Model, Prompt
+from bathyscope.patchscopes import Layers
 from bathyscope.readouts import Metric
 from bathyscope.sites import Site
 

@@ -5,24 +5,8 @@ from typing import Any
 
 from bathyscope.errors import UsageError
 from bathyscope.model import Model, Tokens
-from bathyscope.sites import EMBEDDING_LAYER, GLOBAL, PER_HEAD, Site, parse_layers, residual_site
-
-Layers = int | str | Sequence[int]
-"""A layer, several, or text such as "all", "embed", "3,7" or "0-10"; -1 is the embedding."""
-
-
-def layers_of(model: Model, layers: Layers, component: str = "resid_post") -> tuple[int, ...]:
-    """The layers that are meant; "all" has the embedding for the residual stream only.
-
-    Raises:
-        SiteError: a layer that does not exist.
-    """
-    if layers == "all" and component != "resid_post":
-        return tuple(range(model.n_layers))
-    found = parse_layers(layers, model.n_layers)
-    if component != "resid_post":
-        found = tuple(layer for layer in found if layer != EMBEDDING_LAYER)
-    return found
+from bathyscope.patchscopes import Layers, layers_of
+from bathyscope.sites import EMBEDDING_LAYER, GLOBAL, PER_HEAD, Site, residual_site
 
 
 def sites_of(model: Model, components: str | Sequence[str], layers: Layers, *, heads: bool) -> tuple[Site, ...]:
@@ -41,8 +25,9 @@ def sites_of(model: Model, components: str | Sequence[str], layers: Layers, *, h
             raise UsageError(f"{name} was given as a component", "those that every block has", "resid_post")
         if heads and name not in PER_HEAD:
             raise UsageError(f"heads of {name} were asked for", f"{', '.join(sorted(PER_HEAD))} have heads", "z")
-        for layer in layers_of(model, layers, name):
-            found += _at_layer(model, name, layer, heads=heads)
+        for layer in layers_of(layers, model, name):
+            if name == "resid_post" or layer != EMBEDDING_LAYER:
+                found += _at_layer(model, name, layer, heads=heads)
     if not found:
         raise UsageError(f"layers {layers} of {', '.join(names)} were given", "at least one is needed", "all")
     return tuple(found)

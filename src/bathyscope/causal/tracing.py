@@ -10,7 +10,7 @@ import torch
 
 from bathyscope import prompts
 from bathyscope.causal.measuring import RunOptions, concluded, measure, patched
-from bathyscope.causal.places import Layers, named, sites_of, window_notes, window_of
+from bathyscope.causal.places import named, sites_of, window_notes, window_of
 from bathyscope.causal.result import CausalCell, CausalResult
 from bathyscope.engine import Cell
 from bathyscope.errors import UsageError
@@ -18,6 +18,7 @@ from bathyscope.facts import entities
 from bathyscope.forward import capture
 from bathyscope.interventions import Noise, Write
 from bathyscope.model import Model, Prompt, Tokens
+from bathyscope.patchscopes import Layers
 from bathyscope.prompts import Position
 from bathyscope.readouts import LogProbability, Metric
 from bathyscope.sites import Site

@@ -1,13 +1,13 @@
 """Path patching to the logits, linearised: the final norm's scale is held at the corrupted run's.
 
 This is what tools that divide by a cached norm compute (TransformerLens's direct path patching among them). It is no
-measurement: `paths.path_patching` runs the model, and here is how far the shortcut is from it.
+measurement: `causal.path_patching` runs the model, and here is how far the shortcut is from it.
 """
 
 from dataclasses import dataclass
 
 from bathyscope.attribution.direct import Tail, part_sites, residual_parts
-from bathyscope.attribution.pairs import pair
+from bathyscope.causal.pairs import pair
 from bathyscope.forward import capture
 from bathyscope.model import Model, Prompt
 from bathyscope.readouts import Logit, LogitDiff
@@ -47,7 +47,7 @@ def linearised_path_patching(
 
     Example:
         >>> import bathyscope
-        >>> from bathyscope.causal import linearised_path_patching
+        >>> from bathyscope.attribution import linearised_path_patching
         >>> from bathyscope.readouts import LogitDiff
         >>> found = linearised_path_patching(bathyscope.load(), "The boats", "The boat", LogitDiff(" they", " it"))
         >>> max(found, key=lambda path: path.attribution).site.split(".")[0] in ("mlp_out", "z", "embed")

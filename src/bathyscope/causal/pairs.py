@@ -37,7 +37,7 @@ def pair(model: Model, clean: Prompt, corrupted: Prompt, metric: Metric) -> Pair
 
     Example:
         >>> import bathyscope
-        >>> from bathyscope.attribution import pair
+        >>> from bathyscope.causal.pairs import pair
         >>> from bathyscope.readouts import LogitDiff
         >>> found = pair(bathyscope.load(), "The boat", "The boats", LogitDiff(" it", " they"))
         >>> len(found.clean) == len(found.corrupted)
