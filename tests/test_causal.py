@@ -185,13 +185,13 @@ def first_token_of_subject(model: Model) -> int:
 
 def test_restoring_every_position_of_a_layer_is_the_clean_run(model: Model):
     tokens = model.tokenize(CLEAN)
-    base = (Write(Site("embed"), Noise(0.7, 3), tuple(range(1, 4))),)
+    noise = (Write(Site("embed"), Noise(0.7, 3), tuple(range(1, 4))),)
     every = range(len(tokens))
     cells = [
-        replace(patched(P, tokens, tokens, [residual_site(layer)], every), base=base)
+        replace(patched(P, tokens, tokens, [residual_site(layer)], every), common=noise)
         for layer in range(-1, model.n_layers)
     ]
-    found = collect(plan([*cells, Cell(tokens, P, base=base), Cell(tokens, P)], model, model), model, model).readings
+    found = collect(plan([*cells, Cell(tokens, P, common=noise), Cell(tokens, P)], model, model), model, model).readings
     *restored, noised, clean = (reading.values["log_probability"] for reading in found)
     assert all(abs(value - clean) < 1e-4 for value in restored)
     assert abs(noised - clean) > 1e-2

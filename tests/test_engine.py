@@ -70,7 +70,7 @@ def mapped(cell: Cell | Patch, value: torch.Tensor):
 
 
 def plain_writes(model: Model, cell: Cell) -> list[Write]:
-    writes = [*cell.base, *cell.also]
+    writes = [*cell.common, *cell.also]
     for patch in cell.patches:
         value = capture(model, patch.source.prompt, [patch.source.site])[patch.source.site][0][patch.source.position]
         writes.append(Write(patch.site, mapped(patch, value), patch.positions))
@@ -126,7 +126,7 @@ def test_other_interventions_in_the_same_run(llama: Model):
         assert reading.ids == generate(llama, T, writes=plain_writes(llama, cell), max_new_tokens=5)[0].ids
 
 
-BASES = {
+COMMON = {
     "noise": (Write("embed", Noise(1.0, seed=3), (1, 2, 3)),),
     "twice": (
         Write("embed", Scale(0.5)),
@@ -139,18 +139,18 @@ BASES = {
 
 
 NEAR = ("z.1", "resid_post.1", "mlp_out.2", "resid_post.2", "resid_post.3")
-"""Sites before, at and behind what the bases write."""
+"""Sites before, at and behind what they write."""
 
 
-@pytest.mark.parametrize("base", BASES)
-def test_a_run_with_interventions_is_where_cells_start(family: TinyFamily, base: str):
-    """Each base, with writes before, at and behind what it writes, equals one plain run with all writes."""
+@pytest.mark.parametrize("common", COMMON)
+def test_a_run_with_interventions_is_where_cells_start(family: TinyFamily, common: str):
+    """Each of them, with writes before, at and behind what it writes, equals one plain run with all writes."""
     for attention in ("eager", *(["sdpa"] if family.sdpa else [])):
         model = tiny_model(family.name, attention)
-        if lacking := [str(write.site) for write in BASES[base] if not has_site(model, write.site)]:
+        if lacking := [str(write.site) for write in COMMON[common] if not has_site(model, write.site)]:
             pytest.skip(f"{family.name} has no {lacking[0]}")
         sites = [residual_site(-1), *(site for site in map(Site.parse, NEAR) if has_site(model, site))]
-        cells = [replace(cell, base=BASES[base]) for cell in cells_of(model, Logits(), sites, positions=(4, -1))]
+        cells = [replace(cell, common=COMMON[common]) for cell in cells_of(model, Logits(), sites, positions=(4, -1))]
         assert_equals_plain(model, cells)
         assert plan(cells, model, model).target_passes == 1
 
@@ -172,9 +172,9 @@ def test_several_representations_are_written_in_one_run(model: Model):
     assert_equals_plain(model, cells)
 
 
-def test_generated_writes_of_a_base_go_on(llama: Model):
+def test_generated_common_writes_go_on(llama: Model):
     steer = (Write("resid_post.1", Add(torch.ones(llama.d_model), 0.3), when="always"),)
-    cells = [replace(cell, base=steer) for cell in cells_of(llama, Generate(5), [Site("resid_post", 0)], (2, -1))]
+    cells = [replace(cell, common=steer) for cell in cells_of(llama, Generate(5), [Site("resid_post", 0)], (2, -1))]
     for cell, reading in zip(cells, collect(plan(cells, llama, llama), llama, llama).readings, strict=True):
         assert reading.ids == generate(llama, T, writes=plain_writes(llama, cell), max_new_tokens=5)[0].ids
 

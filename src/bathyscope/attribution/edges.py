@@ -160,16 +160,16 @@ class _Run:
         sent = [Site("embed"), *(Site(name, layer) for layer in self.layers for name in ("z", "mlp_out"))]
         for site in sites:
             model.tap(site)
-        read = capture(model, [asked.base, asked.other], sent)
+        read = capture(model, [asked.target, asked.source], sent)
         self.shifts = {site: read[site][1] - read[site][0] for site in sent}
-        base, other = read["embed"]
+        target, source = read["embed"]
         writes = [
-            Write(Site("embed"), Replace(torch.lerp(base, other, share)), row=row)
+            Write(Site("embed"), Replace(torch.lerp(target, source, share)), row=row)
             for row, share in enumerate(shares)
             if share
         ]
-        self.shape = (len(shares), len(asked.base), model.d_model)
-        batch = Batch(model, [asked.base] * len(shares))
+        self.shape = (len(shares), len(asked.target), model.d_model)
+        batch = Batch(model, [asked.target] * len(shares))
         self.hooks = Hooks(model, batch.window, reads=[*sites, self.last], writes=writes, graph=True)
         with torch.enable_grad(), self.hooks:
             self.value = asked.pair.metric.measure(model, model.decide(batch.last())).sum()

@@ -26,8 +26,8 @@ class Effects:
 
 def measured_effects(
     model: Model,
-    base: Tokens,
-    other: Tokens,
+    target: Tokens,
+    source: Tokens,
     metric: Metric,
     places: Sequence[tuple[Site, int]],
     *,
@@ -38,8 +38,8 @@ def measured_effects(
 
     Args:
         model: the model.
-        base: the prompt that is written into.
-        other: the prompt whose activations are written; of as many tokens.
+        target: the prompt that is written into.
+        source: the prompt whose activations are written; of as many tokens.
         metric: what is measured.
         places: sites and positions.
         progress: called with what is done and what there is to do.
@@ -55,7 +55,7 @@ def measured_effects(
         >>> found.effects[0] > 0
         True
     """
-    cells = [patched(metric, other, base, [site], [position]) for site, position in places]
-    found = measure(model, [*cells, Cell(base, metric)], metric, {}, progress=progress, stop=stop)
+    cells = [patched(metric, source, target, [site], [position]) for site, position in places]
+    found = measure(model, [*cells, Cell(target, metric)], metric, {}, progress=progress, stop=stop)
     *written, plain = found.values
     return Effects(plain, tuple(value - plain for value in written))

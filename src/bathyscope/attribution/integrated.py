@@ -89,11 +89,11 @@ def integrated_gradients(
     began = time.perf_counter()
     check_steps(steps)
     asked = Asked.of(model, clean, corrupted, metric, options)
-    read = capture(model, [asked.base, asked.other], asked.sites)
+    read = capture(model, [asked.target, asked.source], asked.sites)
     nodes: list[Node] = []
     for site in asked.sites:
         start, end = read[site]
-        (gradient,) = mean_gradients(model, [Path(asked.base, start, end, metric)], site, steps)
+        (gradient,) = mean_gradients(model, [Path(asked.target, start, end, metric)], site, steps)
         nodes += asked.nodes(site, (end.double() - start.double()) * gradient)
     partly = sorted({site.component for site in asked.sites} - set(FULL_CUTS))
     note = f"At {', '.join(partly)} much goes past what is written, so attributions do not add up to the total."

@@ -50,16 +50,16 @@ class Asked:
     Args:
         pair: the prompts and the metric.
         sites: whole sites, all heads together.
-        base: the prompt that is written into.
-        other: the prompt that what is written comes from.
+        target: the prompt that is written into.
+        source: the prompt that what is written comes from.
         measure: how many effects are measured; None for all.
         options: as they were given.
     """
 
     pair: Pair
     sites: tuple[Site, ...]
-    base: Tokens
-    other: Tokens
+    target: Tokens
+    source: Tokens
     measure: int | None
     options: AttributionOptions
 
@@ -80,9 +80,9 @@ class Asked:
         if measure is not None and measure < 0:
             raise UsageError(f"measure={measure} was given", "a number of effects from 0, or None for all")
         found = pair(model, clean, corrupted, metric)
-        base, other = (found.corrupted, found.clean) if direction == "denoising" else (found.clean, found.corrupted)
+        target, source = (found.corrupted, found.clean) if direction == "denoising" else (found.clean, found.corrupted)
         sites = _sites(model, options.get("sites", "resid_post"), options.get("layers", "all"))
-        return cls(found, sites, base, other, measure, options)
+        return cls(found, sites, target, source, measure, options)
 
     def spec(self, method: str) -> dict[str, object]:
         """What was asked, as JSON values."""
@@ -99,7 +99,7 @@ class Asked:
     def nodes(self, site: Site, products: Tensor) -> list[Node]:
         """Nodes of a whole site, from attributions of its numbers, (positions, ...site shape)."""
         summed = products.double().sum(-1)
-        tokens = self.base.texts
+        tokens = self.target.texts
         if site.component not in PER_HEAD:
             return [Node.of(site, at, tokens[at], float(one)) for at, one in enumerate(summed)]
         return [
@@ -115,7 +115,9 @@ class Asked:
             return list(nodes)
         places = [(Site.parse(nodes[index].site), nodes[index].position) for index in order]
         progress, stop = self.options.get("progress"), self.options.get("stop")
-        found = measured_effects(model, self.base, self.other, self.pair.metric, places, progress=progress, stop=stop)
+        found = measured_effects(
+            model, self.target, self.source, self.pair.metric, places, progress=progress, stop=stop
+        )
         effects = dict(zip(order, found.effects, strict=True))
         return [replace(node, effect=effects.get(index)) for index, node in enumerate(nodes)]
 

@@ -55,7 +55,7 @@ def attribution_patching(
     began = time.perf_counter()
     asked = Asked.of(model, clean, corrupted, metric, options)
     shifts = _shifts(model, asked)
-    found = row_gradients(model, [asked.base], partial(metric.measure, model), asked.sites)
+    found = row_gradients(model, [asked.target], partial(metric.measure, model), asked.sites)
     nodes: list[Node] = []
     for site, shift in zip(asked.sites, shifts, strict=True):
         nodes += asked.nodes(site, shift * found.gradients[site][0].double())
@@ -75,11 +75,11 @@ def run_values(model: Model, asked: Asked) -> dict[str, float]:
     """The metric of both runs, and their difference: that of the whole write."""
     logits = next_logits(model, [asked.pair.clean, asked.pair.corrupted])
     clean, corrupted = asked.pair.metric.measure(model, logits).double().tolist()
-    total = clean - corrupted if asked.base is asked.pair.corrupted else corrupted - clean
+    total = clean - corrupted if asked.target is asked.pair.corrupted else corrupted - clean
     return {"clean": clean, "corrupted": corrupted, "total": total}
 
 
 def _shifts(model: Model, asked: Asked) -> list[Tensor]:
     """For each site what is written less what stands there, (positions, ...site shape), float64."""
-    read = capture(model, [asked.base, asked.other], asked.sites)
-    return [torch.sub(other.double(), base.double()) for base, other in (read[site] for site in asked.sites)]
+    read = capture(model, [asked.target, asked.source], asked.sites)
+    return [torch.sub(source.double(), target.double()) for target, source in (read[site] for site in asked.sites)]

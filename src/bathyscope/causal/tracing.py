@@ -116,8 +116,8 @@ class _Asked:
         """For each sample the noised run in which the clean run's activations are put back at some sites."""
         whole = patched(self.metric, self.tokens, self.tokens, sites, [position])
         return [
-            Cell(self.tokens, self.metric, whole.source, whole.site, whole.positions, more=whole.more, base=base)
-            for base in self.noised
+            Cell(self.tokens, self.metric, whole.source, whole.site, whole.positions, more=whole.more, common=noise)
+            for noise in self.noised
         ]
 
 
@@ -187,7 +187,7 @@ def causal_tracing(  # noqa: PLR0913 (what is noised, restored, and how)
     cells = [
         cell for several, (_, index) in zip(windows, places, strict=True) for cell in asked.restored(several, index)
     ]
-    ends = [Cell(tokens, metric, base=base) for base in asked.noised] + [Cell(tokens, metric)]
+    ends = [Cell(tokens, metric, common=noise) for noise in asked.noised] + [Cell(tokens, metric)]
     spec: dict[str, Any] = {
         "method": "causal-tracing",
         "subject": list(noised),

@@ -102,8 +102,8 @@ class Cell:
         also: other interventions in force in the same run; their rows are not used.
         against: whose own next token a readout compares with; the source unless said.
         more: further representations that are written in the same run.
-        base: interventions that make the run which the cell starts from, such as the noise of causal tracing. Cells of
-            one base share it: it runs once, and a write changes only what comes after itself.
+        common: interventions in force in the run that the cell starts from, such as the noise of causal tracing. Cells
+            that have the same share that run: a write changes only what comes after itself.
     """
 
     target: Tokens
@@ -115,7 +115,7 @@ class Cell:
     also: tuple[Write, ...] = ()
     against: Read | None = None
     more: tuple[Patch, ...] = ()
-    base: tuple[Write, ...] = ()
+    common: tuple[Write, ...] = ()
 
     def __post_init__(self) -> None:
         places = list(self._written())
@@ -162,7 +162,7 @@ class Cell:
             "decoding": "greedy",
             **({"against": _source_spec(self.against)} if self.against else {}),
             **({"more": [_patch_spec(patch) for patch in self.more]} if self.more else {}),
-            **({"base": [_write_spec(write, len(self.target)) for write in self.base]} if self.base else {}),
+            **({"common": [_write_spec(write, len(self.target)) for write in self.common]} if self.common else {}),
             **self.mapping.spec(),
             **self.readout.spec(),
         }

@@ -29,10 +29,10 @@ from bathyscope.sites import Site
 
 @dataclass(frozen=True)
 class _Clean:
-    """A target prompt run once, with nothing but its base written: where every row of it starts from."""
+    """A target prompt run once, with nothing but the common writes: where every row of it starts from."""
 
     tokens: Tokens
-    base: tuple[Write, ...]
+    common: tuple[Write, ...]
     residuals: dict[int, Tensor]
     cache: kv.Cache
     tuples: bool
@@ -77,7 +77,7 @@ def execute(
     for index in wanted:
         batch = plan.batches[index]
         first = plan.cells[batch.cells[0]]
-        if not batch.tail and (clean is None or clean.tokens.ids != first.target.ids or clean.base != first.base):
+        if not batch.tail and (clean is None or clean.tokens.ids != first.target.ids or clean.common != first.common):
             clean = _run_clean(target, first, _residual_layers(plan, first))
         readings: list[Reading] = []
         for part in _run(plan, batch, sources, target, clean, stop):
@@ -98,7 +98,7 @@ def _residual_layers(plan: Plan, first: Cell) -> set[int]:
         for batch in plan.batches
         if not batch.tail
         and (cell := plan.cells[batch.cells[0]]).target.ids == first.target.ids
-        and cell.base == first.base
+        and cell.common == first.common
         for wake in batch.wake
         if wake
     }
@@ -108,12 +108,12 @@ def _run_clean(model: Model, cell: Cell, layers: set[int]) -> _Clean:
     cache = kv.prefix_cache()
     batch = Batch(model, [cell.target], cache=cache)
     sites = {layer: Site("resid_post", layer) for layer in sorted(layers)}
-    during = [replace(write, row=None) for write in cell.base if write.when != "generated"]
+    during = [replace(write, row=None) for write in cell.common if write.when != "generated"]
     with torch.no_grad(), Hooks(model, batch.window, reads=list(sites.values()), writes=during) as hooks:
         batch.last()
     hooks.check()
     residuals = {layer: hooks.activations(site)[0] for layer, site in sites.items()}
-    return _Clean(cell.target, cell.base, residuals, cache, any(hooks.in_tuple(site) for site in sites.values()))
+    return _Clean(cell.target, cell.common, residuals, cache, any(hooks.in_tuple(site) for site in sites.values()))
 
 
 def _run(
@@ -155,7 +155,7 @@ def _texts(
     """What a batch that has read its prompts writes, as it grows, and at last its readings."""
     model, readout = started.model, cells[0].readout
     later = [write for write in _writes(cells, sources) if write.when != "prompt"]
-    later += [replace(write, row=None) for write in cells[0].base if write.when != "prompt"]
+    later += [replace(write, row=None) for write in cells[0].common if write.when != "prompt"]
     written: list[list[int]] = []
     for written in decode(started, first, readout.new_tokens, later):
         if stop.now:
@@ -177,7 +177,7 @@ def _prefill(
     n_tokens, readout = len(clean.tokens), cells[0].readout
     capacity = n_tokens + readout.new_tokens
     during = [write for write in _writes(cells, sources) if write.when != "generated"]
-    during = _base_again(cells[0].base, batch, n_tokens) + during
+    during = _common_again(cells[0].common, batch, n_tokens) + during
     with torch.no_grad():
         shared = can_share(model) and batch.start > 0
         cache = kv.rows_cache(model.n_layers, len(cells), capacity, known=clean.cache, start=batch.start, shared=shared)
@@ -211,12 +211,12 @@ def _writes(cells: Sequence[Cell], sources: Sources) -> list[Write]:
     ]
 
 
-def _base_again(base: Sequence[Write], batch: PlannedBatch, n_tokens: int) -> list[Write]:
-    """The writes of a base that the rows of a batch would otherwise undo, by computing anew what they changed."""
+def _common_again(common: Sequence[Write], batch: PlannedBatch, n_tokens: int) -> list[Write]:
+    """The common writes that the rows of a batch would otherwise undo, by computing anew what they changed."""
     return [
         replace(write, row=row)
         for row, wake in enumerate(batch.wake)
-        for write in base
+        for write in common
         if write.when != "generated" and again(write, wake, batch.start, n_tokens)
     ]
 

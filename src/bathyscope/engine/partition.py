@@ -50,7 +50,7 @@ def partition(cells: Sequence[Cell], model: Model, budget: int, *, bypass: bool)
     for index, cell in enumerate(cells):
         tail = bypass and needs_tail_only(cell, model.n_layers)
         # What a tail gives depends on no prompt; other rows of a batch share theirs.
-        groups.setdefault((tail, cell.readout, None if tail else (cell.target.ids, cell.base)), []).append(index)
+        groups.setdefault((tail, cell.readout, None if tail else (cell.target.ids, cell.common)), []).append(index)
     found, n_layers = [], model.n_layers
     for (tail, *_), rows in groups.items():
         wakes = {row: n_layers if tail else _wake(cells[row], n_layers, bypass=bypass) for row in rows}
@@ -65,7 +65,7 @@ def needs_tail_only(cell: Cell, n_layers: int) -> bool:
         cell.source is not None
         and cell.site == Site("resid_post", n_layers - 1)
         and cell.positions == (len(cell.target) - 1,)
-        and not (cell.also or cell.more or cell.base)
+        and not (cell.also or cell.more or cell.common)
         and not cell.readout.new_tokens
         and not cell.mapping.looks_at_target
     )
@@ -88,9 +88,9 @@ def wake_block(site: Site | None, n_layers: int) -> int:
 
 
 def again(write: Write, wake: int, start: int, n_tokens: int) -> bool:
-    """Whether a write of the base has to happen again in a row that wakes at a block and starts at a column.
+    """Whether a common write has to happen again in a row that wakes at a block and starts at a column.
 
-    What lies before either is taken from the base's run, in which it has happened.
+    What lies before either is taken from the run that the cells have in common, in which it has happened.
     """
     layer = write.site.layer
     done = layer is not None and (layer < wake if layer >= 0 else wake > 0)
@@ -135,9 +135,9 @@ def _columns(cells: Sequence[Cell], rows: Sequence[int], wakes: Mapping[int, int
 
 
 def _whole(start: int, cell: Cell, wakes: Iterable[int]) -> int:
-    """A start that cuts no write of the base in two: noise is drawn for all positions of a write together."""
+    """A start that cuts no common write in two: noise is drawn for all positions of a write together."""
     n_tokens, first = len(cell.target), start
-    for write in cell.base:
+    for write in cell.common:
         if write.when != "generated" and any(again(write, wake, first, n_tokens) for wake in wakes):
             first = min(first, *write.indices(n_tokens))
     return first if first == start else _whole(first, cell, wakes)

@@ -154,7 +154,7 @@ def plan(cells: Sequence[Cell], source: Model, target: Model, *, budget: int = M
 
 def _start(cell: Cell) -> tuple[tuple[int, ...], tuple[Write, ...]]:
     """What tells the run that a cell starts from: cells that have the same share it."""
-    return cell.target.ids, cell.base
+    return cell.target.ids, cell.common
 
 
 def _prompts(cell: Cell) -> set[tuple[int, ...]]:

@@ -1,12 +1,11 @@
 """From what was measured at each place to means, differences of means, and their intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy
 from numpy.typing import NDArray
 
-from bathyscope.readouts import Reading
 from bathyscope.studies.bootstrap import Bootstrap
 
 MEASURES: Final = ("precision_at_1", "surprisal")
@@ -14,11 +13,6 @@ MEASURES: Final = ("precision_at_1", "surprisal")
 
 Values = Mapping[str, NDArray[numpy.float64]]
 """For each measure a value a place, (places,)."""
-
-
-def values_of(readings: Sequence[Reading]) -> Values:
-    """What was measured at each place."""
-    return {name: numpy.array([reading.values[name] for reading in readings]) for name in MEASURES}
 
 
 def tally(values: Values, bootstrap: Bootstrap) -> dict[str, Any]:
