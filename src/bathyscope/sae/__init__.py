@@ -1,0 +1,6 @@
+"""Sparse coders: autoencoders and transcoders that take representations apart; trained, measured, run, read."""
+
+from bathyscope.sae.code import Code, KeepAbove, KeepTop, Selection
+from bathyscope.sae.coder import SparseCoder
+
+__all__ = ["Code", "KeepAbove", "KeepTop", "Selection", "SparseCoder"]
