@@ -1,0 +1,171 @@
+"""Activations: what coders are trained on, token by token, in an order that a seed decides.
+
+They may be given, kept on disk (`cache`) or made as they are needed (`stream`): training sees portions
+of rows, and shuffles each.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from bathyscope.errors import UsageError
+from bathyscope.sae.training.weights import Scaling
+from bathyscope.sites import Site
+
+
+@dataclass(frozen=True, eq=False)
+class Portion:
+    """Rows that are shuffled together.
+
+    Args:
+        number: which of all portions of the training it is, from 0.
+        rows: for each row the place in `tables` that it is kept at, (rows,).
+        tables: for each site activations, (places, width).
+    """
+
+    number: int
+    rows: Tensor
+    tables: Mapping[Site, Tensor]
+
+    def batches(self, size: int, seed: int, first: int = 0) -> Iterator[dict[Site, Tensor]]:
+        """Batches of one size in a random order; what does not fill the last one is left out.
+
+        Args:
+            size: rows of a batch.
+            seed: of the training.
+            first: batches that are passed over.
+        """
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + self.number)
+        order = self.rows[torch.randperm(len(self.rows), generator=generator)]
+        for number in range(first, self.n_batches(size)):
+            chosen = order[number * size : (number + 1) * size]
+            yield {site: table[chosen].float() for site, table in self.tables.items()}
+
+    def n_batches(self, size: int) -> int:
+        """How many batches of that size it makes."""
+        return len(self.rows) // size
+
+
+class Activations(ABC):
+    """Activations at some sites.
+
+    Args:
+        sites: where they were read; every row has all of them.
+        model: what they were read in (`model_identity`), as far as it is known.
+    """
+
+    sites: tuple[Site, ...]
+    model: Mapping[str, Any]
+
+    @property
+    @abstractmethod
+    def n_tokens(self) -> int:
+        """Tokens of an epoch; of a stream, at most."""
+
+    @abstractmethod
+    def n_portions(self, epochs: int) -> int:
+        """How many portions so many epochs have."""
+
+    @abstractmethod
+    def portions(self, epochs: int, seed: int, first: int = 0) -> Iterator[Portion]:
+        """The portions of so many epochs, the first ones passed over."""
+
+    @abstractmethod
+    def scaling(self, site: Site) -> Scaling:
+        """Mean and length of what is at a site."""
+
+    @abstractmethod
+    def spec(self) -> dict[str, Any]:
+        """What they depend on, as JSON values."""
+
+
+@dataclass(frozen=True, eq=False)
+class GivenActivations(Activations):
+    """Activations from memory.
+
+    Args:
+        tables: for each site activations, (tokens, width), as many at each.
+        model: what they were read in (`model_identity`), if that is known.
+
+    Raises:
+        UsageError: there is none, or they are not of one length, or not finite.
+
+    Example:
+        >>> import torch
+        >>> from bathyscope.sae import GivenActivations
+        >>> GivenActivations({"resid_post.3": torch.randn(8, 4)}).n_tokens
+        8
+    """
+
+    tables: Mapping[Site, Tensor]
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tables = {Site.parse(site): table for site, table in self.tables.items()}
+        object.__setattr__(self, "tables", tables)
+        for site, table in tables.items():
+            check_rows(site, table)
+        if len({len(table) for table in tables.values()}) != 1:
+            lengths = ", ".join(f"{site} {len(table)}" for site, table in tables.items())
+            raise UsageError(f"activations of {lengths or 'no'} tokens were given", "as many at each site, at least 1")
+
+    @property
+    def sites(self) -> tuple[Site, ...]:  # type: ignore[override]
+        """Where they were read."""
+        return tuple(self.tables)
+
+    @property
+    @override
+    def n_tokens(self) -> int:
+        return len(next(iter(self.tables.values())))
+
+    @override
+    def n_portions(self, epochs: int) -> int:
+        return epochs
+
+    @override
+    def portions(self, epochs: int, seed: int, first: int = 0) -> Iterator[Portion]:
+        for epoch in range(first, epochs):
+            yield Portion(epoch, torch.arange(self.n_tokens), self.tables)
+
+    @override
+    def scaling(self, site: Site) -> Scaling:
+        return Scaling.of(*sums(self.tables[site]), self.n_tokens)
+
+    @override
+    def spec(self) -> dict[str, Any]:
+        squares = {str(site): sums(table)[1] for site, table in self.tables.items()}
+        return {"activations": "given", "n_tokens": self.n_tokens, "squares": squares}
+
+
+def sums(rows: Tensor) -> tuple[Tensor, float]:
+    """The sum of activations, (width,), and of their squared lengths, in float64."""
+    total, squares = rows.new_zeros(rows.shape[1], dtype=torch.float64), 0.0
+    for block in rows.split(8192):
+        double = block.double()
+        total += double.sum(0)
+        squares += float(double.square().sum())
+    return total, squares
+
+
+def check_rows(site: Site, rows: Tensor) -> None:
+    """Refuse what no coder can learn from.
+
+    Raises:
+        UsageError: another shape than (tokens, width), or a number that is not finite.
+    """
+    if rows.ndim != 2:
+        raise UsageError(f"activations of shape {tuple(rows.shape)} at {site} were given", "(tokens, width)")
+    finite = torch.isfinite(rows).all(1)
+    if not finite.all():
+        first = int((~finite).nonzero()[0])
+        raise UsageError(
+            f"activations at {site} are not finite, the first at token {first} of {len(rows)}",
+            "a coder learns from finite numbers",
+            "dtype=float32 for the model",
+        )

@@ -1,0 +1,65 @@
+"""Settings: the numbers of a training that every kind of coder has, and how its learning rate goes."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from bathyscope.errors import UsageError
+
+RATE: Final = 1e-3
+"""Learning rate of a coder with `AT_LATENTS` latents."""
+AT_LATENTS: Final = 4096
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How coders are trained.
+
+    Args:
+        epochs: how many times the activations are gone through.
+        batch_size: tokens of a step.
+        rate: Adam's learning rate; None for `RATE`, less by the root of how many more than 4,096 latents there are.
+        warm_up: share of the training over which the rate grows.
+        decay: share of the training, at its end, over which the rate falls to 0.
+        dead_after: tokens of silence after which a latent is dead; None for 10 million, or a quarter of an epoch
+            where that is less.
+        seed: of the start and of the order.
+
+    Example:
+        >>> from bathyscope.sae import Settings
+        >>> [round(Settings(warm_up=0.1, decay=0.5).pace(share), 2) for share in (0.05, 0.3, 0.75, 1.0)]
+        [0.5, 1.0, 0.5, 0.0]
+    """
+
+    epochs: int = 1
+    batch_size: int = 2048
+    rate: float | None = None
+    warm_up: float = 0.05
+    decay: float = 0.5
+    dead_after: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise UsageError(f"epochs={self.epochs}, batch_size={self.batch_size} were given", "at least 1 of each")
+        if self.rate is not None and not self.rate > 0:
+            raise UsageError(f"rate={self.rate} was given", "a learning rate above 0", f"rate={RATE}")
+        if not (0 <= self.warm_up < 1 and 0 <= self.decay <= 1 and self.warm_up + self.decay <= 1):
+            raise UsageError(
+                f"warm_up={self.warm_up}, decay={self.decay} were given", "shares of the training, together at most 1"
+            )
+        if self.dead_after is not None and self.dead_after < 1:
+            raise UsageError(f"dead_after={self.dead_after} was given", "a number of tokens from 1")
+
+    def rate_of(self, n_latents: int) -> float:
+        """The learning rate of a coder with so many latents."""
+        return self.rate if self.rate is not None else RATE * min(1.0, (AT_LATENTS / n_latents) ** 0.5)
+
+    def pace(self, share: float) -> float:
+        """What of the learning rate holds when a share of the training is done."""
+        rising = share / self.warm_up if self.warm_up else 1.0
+        falling = (1 - share) / self.decay if self.decay else 1.0
+        return max(0.0, min(1.0, rising, falling))
+
+    def silent_for(self, n_tokens: int) -> int:
+        """After how many tokens a latent is dead, where an epoch has so many."""
+        return self.dead_after or max(1, min(10_000_000, n_tokens // 4))

@@ -1,0 +1,128 @@
+"""A stream of activations: the model reads texts while coders learn, and nothing is kept on disk.
+
+For text that is gone through once, or too long to keep. Windows of all texts are shuffled in every epoch,
+and some hundred of them make a portion, whose tokens are shuffled again.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from bathyscope.sae.training.activations import Activations, Portion, sums
+from bathyscope.sae.training.reading import Reader
+from bathyscope.sae.training.weights import Scaling
+from bathyscope.sites import Site
+
+WINDOWS: Final = 512
+"""Windows of a portion: so many places of texts are mixed, 64k tokens of 128 each."""
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedActivations(Activations):
+    """Activations made by a model as they are needed.
+
+    Args:
+        reader: what reads what.
+
+    Example:
+        >>> import bathyscope
+        >>> from bathyscope.sae import Reader, StreamedActivations, WeightedTexts
+        >>> from bathyscope.sites import Site
+        >>> from bathyscope.texts import given_texts
+        >>> texts = WeightedTexts(given_texts(["The cat sat on the mat and looked at the dog."]))
+        >>> reader = Reader(bathyscope.load(), (Site("resid_post", 3),), (texts,), length=8)
+        >>> [len(portion.rows) for portion in StreamedActivations(reader).portions(1, seed=0)]
+        [10]
+    """
+
+    reader: Reader
+
+    @property
+    def sites(self) -> tuple[Site, ...]:  # type: ignore[override]
+        """Where they are read."""
+        return self.reader.sites
+
+    @property
+    def model(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """What they are read in."""
+        return self.reader.spec()["model"]
+
+    @property
+    @override
+    def n_tokens(self) -> int:
+        return int(sum(len(ids) * self.reader.texts[number].weight for number, ids in self._windows))
+
+    @override
+    def n_portions(self, epochs: int) -> int:
+        return sum(-(-len(self._order(epoch, 0)) // WINDOWS) for epoch in range(epochs))
+
+    @override
+    def portions(self, epochs: int, seed: int, first: int = 0) -> Iterator[Portion]:
+        number = 0
+        for epoch in range(epochs):
+            order = self._order(epoch, seed)
+            for some in order.split(WINDOWS):
+                if number >= first:
+                    tables = self._read([self._windows[window][1] for window in some.tolist()])
+                    yield Portion(number, torch.arange(len(next(iter(tables.values())))), tables)
+                number += 1
+
+    @override
+    def scaling(self, site: Site) -> Scaling:
+        return self._scalings[site]
+
+    @override
+    def spec(self) -> dict[str, Any]:
+        return {"activations": "streamed", **self.reader.spec(), "weights": [one.weight for one in self.reader.texts]}
+
+    @cached_property
+    def _windows(self) -> tuple[tuple[int, Tensor], ...]:
+        return tuple((number, ids) for number, some in self.reader.portions for ids in some)
+
+    @cached_property
+    def _scalings(self) -> dict[Site, Scaling]:
+        """From as much as one portion holds: the mean of millions is not needed to begin at."""
+        (portion,) = [next(iter(self.portions(1, seed=0)))]
+        return {site: Scaling.of(*sums(table), len(table)) for site, table in portion.tables.items()}
+
+    def _order(self, epoch: int, seed: int) -> Tensor:
+        weights = torch.tensor([self.reader.texts[number].weight for number, _ in self._windows])
+        return weighted_order(weights, seed, epoch)
+
+    def _read(self, windows: list[Tensor]) -> dict[Site, Tensor]:
+        blocks = list(self.reader.read(windows))
+        return {site: torch.cat([block[site] for block in blocks]) for site in self.sites}
+
+
+def weighted_order(weights: Tensor, seed: int, epoch: int) -> Tensor:
+    """What an epoch goes through, shuffled: each thing as often as its weight says, the rest of it by chance.
+
+    As many things for every seed.
+
+    Args:
+        weights: of each thing, (things,).
+        seed: of the training.
+        epoch: which epoch.
+
+    Example:
+        >>> import torch
+        >>> from bathyscope.sae.training.stream import weighted_order
+        >>> sorted(weighted_order(torch.tensor([2.0, 1.0, 0.5, 0.5]), seed=0, epoch=0).tolist())[:3]
+        [0, 0, 1]
+        >>> len(weighted_order(torch.tensor([2.0, 1.0, 0.5, 0.5]), seed=1, epoch=0))
+        4
+    """
+    generator = torch.Generator().manual_seed(seed * 7919 + epoch)
+    whole = weights.floor()
+    rest = weights - whole
+    chosen = [torch.arange(len(weights)).repeat_interleave(whole.long())]
+    for value in rest.unique().tolist():
+        some = (rest == value).nonzero().squeeze(1) if value else weights.new_zeros(0, dtype=torch.long)
+        chosen.append(some[torch.randperm(len(some), generator=generator)[: round(value * len(some))]])
+    order = torch.cat(chosen)
+    return order[torch.randperm(len(order), generator=generator)]

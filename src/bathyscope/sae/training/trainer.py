@@ -1,0 +1,166 @@
+"""train_coders: several coders from one pass over activations, kept as it goes and resumed to the bit."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from bathyscope.engine import CancelledError, Stop
+from bathyscope.errors import UsageError
+from bathyscope.fitting.checkpoints import Checkpoint
+from bathyscope.generation import Progress
+from bathyscope.processor import times_slower
+from bathyscope.sae.coder import SparseCoder
+from bathyscope.sae.training.activations import Activations
+from bathyscope.sae.training.learner import Asked, Learner, Measured
+from bathyscope.sae.training.settings import Settings
+
+VERSION: Final = 1
+"""Version of how training goes; a checkpoint of another is refused."""
+
+KEPT_EVERY: Final = 60.0
+"""Seconds between two checkpoints."""
+
+WORTH: Final = 0.7
+"""bfloat16 is used where its products take at most so much of the time of float32."""
+
+Watch = Callable[[int, Measured], None]
+"""Called with the number of a coder, and what was measured of it last."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedCoder:
+    """A coder and how it came about.
+
+    Args:
+        coder: the coder.
+        history: what was measured while it was trained, in the order of time.
+    """
+
+    coder: SparseCoder
+    history: tuple[Measured, ...]
+
+
+def train_coders(
+    activations: Activations,
+    asked: Sequence[Asked],
+    settings: Settings | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    progress: Progress | None = None,
+    watch: Watch | None = None,
+    stop: Stop | None = None,
+) -> tuple[TrainedCoder, ...]:
+    """Train sparse coders.
+
+    Args:
+        activations: what they learn from.
+        asked: the coders; all learn from the same batches.
+        settings: the numbers of the training.
+        checkpoint: a file that is replaced every minute, and that the same call goes on from; None keeps nothing.
+        progress: called with batches done, and all of them.
+        watch: called with what was measured of each coder.
+        stop: looked at between batches.
+
+    Raises:
+        UsageError: a site that was not read, or a checkpoint of something else.
+        CancelledError: `stop` said so; the checkpoint is written first.
+
+    Example:
+        >>> import torch
+        >>> from bathyscope.sae import Asked, GivenActivations, Settings, TopK, train_coders
+        >>> x = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
+        >>> activations = GivenActivations({"resid_post.3": x})
+        >>> (trained,) = train_coders(activations, [Asked("resid_post.3", TopK(2), 16)], Settings(batch_size=64))
+        >>> trained.coder.n_latents, int(trained.coder.encode(x).l0().max())
+        (16, 2)
+    """
+    settings, stop = settings or Settings(), stop or Stop()
+    _check(activations, asked)
+    size = min(settings.batch_size, activations.n_tokens)
+    half = times_slower(torch.bfloat16) < WORTH
+    dead_after = settings.silent_for(activations.n_tokens)
+    learners = [
+        Learner(
+            one, (activations.scaling(one.sites[0]), activations.scaling(one.sites[1])), settings, dead_after, half=half
+        )
+        for one in asked
+    ]
+    spec = {"version": VERSION, "half": half, "coders": [one.spec() for one in asked], **vars(settings)}
+    run = _Run(Checkpoint(None if checkpoint is None else Path(checkpoint), {**spec, **activations.spec()}), learners)
+    portion, batch = run.restore()
+    n_portions = activations.n_portions(settings.epochs)
+    for one in activations.portions(settings.epochs, settings.seed, portion):
+        n_batches = one.n_batches(size)
+        for rows in one.batches(size, settings.seed, batch):
+            run.look_at(stop, one.number, batch)
+            batch += 1
+            share = (one.number + batch / n_batches) / n_portions
+            for number, learner in enumerate(learners):
+                x, y = (rows[site] for site in learner.asked.sites)
+                learner.learn(x, y, share)
+                if watch is not None and learner.history:
+                    watch(number, learner.history[-1])
+            if progress is not None:
+                progress(round(share * n_portions * n_batches), n_portions * n_batches)
+            run.keep_sometimes(one.number, batch)
+        batch = 0
+    run.keep(n_portions, 0)
+    told = {"settings": vars(settings), "n_tokens": learners[0].tokens, "activations": activations.spec()}
+    return tuple(TrainedCoder(one.coder(activations.model, told), tuple(one.history)) for one in learners)
+
+
+def _check(activations: Activations, asked: Sequence[Asked]) -> None:
+    if not asked:
+        raise UsageError("no coder was asked for", "at least one is needed")
+    for one in asked:
+        for site in one.sites:
+            if site not in activations.sites:
+                known = ", ".join(map(str, activations.sites))
+                raise UsageError(f"a coder at {site} was asked for", f"activations were read at {known}")
+
+
+@dataclass
+class _Run:
+    """The learners and where they are kept."""
+
+    checkpoint: Checkpoint
+    learners: list[Learner]
+    kept: float = 0.0
+
+    def restore(self) -> tuple[int, int]:
+        """Go on from the checkpoint, if there is one: the portion and the batch to begin with."""
+        self.kept = time.monotonic()
+        done, tensors = self.checkpoint.read()
+        if not tensors:
+            return 0, 0
+        for number, learner in enumerate(self.learners):
+            own = f"{number}."
+            learner.restore({name.removeprefix(own): one for name, one in tensors.items() if name.startswith(own)})
+        return done, int(tensors["batch"])
+
+    def keep(self, portion: int, batch: int) -> None:
+        """Write the checkpoint."""
+        tensors = {
+            f"{number}.{name}": tensor.contiguous()
+            for number, learner in enumerate(self.learners)
+            for name, tensor in learner.tensors().items()
+        }
+        self.checkpoint.write(portion, {**tensors, "batch": torch.tensor(batch)})
+        self.kept = time.monotonic()
+
+    def keep_sometimes(self, portion: int, batch: int) -> None:
+        """Write it where that was long ago."""
+        if time.monotonic() - self.kept > KEPT_EVERY:
+            self.keep(portion, batch)
+
+    def look_at(self, stop: Stop, portion: int, batch: int) -> None:
+        """Leave if somebody asked to."""
+        if stop.now or stop.soon:
+            self.keep(portion, batch)
+            path = self.checkpoint.path
+            left = "nothing of it is kept" if path is None else f"the same call goes on from {path}"
+            raise CancelledError("the training was stopped", left)
