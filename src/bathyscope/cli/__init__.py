@@ -25,6 +25,8 @@ from bathyscope.cli import (
     patch,
     patchscope,
     runs,
+    sae,
+    sae_train,
     steer,
     studies,
     terminal,
@@ -63,6 +65,8 @@ studies.app.command("cross-model")(cross_model.command)
 studies.app.command("entity-resolution")(entity_resolution.command)
 studies.app.command("tokenization")(tokenization.command)
 studies.app.command("multihop")(multihop.command)
+sae.app.command("train")(sae_train.command)
+app.add_typer(sae.app, name="sae")
 app.add_typer(studies.app, name="study")
 app.add_typer(runs.app, name="runs")
 

@@ -10,7 +10,7 @@ import re
 import sys
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich import box
@@ -22,6 +22,7 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -133,10 +134,23 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed / self._per_cell:.1f} {self._unit}/s, left" if task.speed else "")
 
 
+class Bar:
+    """A bar under way, which is told how far things are; and, where it helps, what is going on."""
+
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+
+    def __call__(self, done: int, total: int) -> None:
+        """So much is done, of so much."""
+        self._bar.update(self._task, completed=done, total=total)
+
+    def say(self, what: str) -> None:
+        """Another description."""
+        self._bar.update(self._task, description=clean(what))
+
+
 @contextmanager
-def progress(
-    what: str, *, shown: bool = True, per_cell: int = 0, unit: str = "cells"
-) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str, *, shown: bool = True, per_cell: int = 0, unit: str = "cells") -> Iterator[Bar]:
     """A bar on stderr that goes away, where a person is looking; it pulses until it is told how much there is.
 
     Args:
@@ -146,7 +160,7 @@ def progress(
         unit: what is counted.
 
     Yields:
-        A function of what is done and what there is to do.
+        What is called with what is done and what there is to do.
     """
     console = err()
     columns = (
@@ -160,8 +174,7 @@ def progress(
     with Progress(
         *columns, console=console, transient=True, redirect_stdout=False, disable=not (shown and console.is_terminal)
     ) as bar:
-        task = bar.add_task(clean(what), total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield Bar(bar, bar.add_task(clean(what), total=None))
 
 
 @contextmanager

@@ -1,0 +1,175 @@
+"""`bathyscope sae train`: from text to sparse coders, in folders of their own."""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from bathyscope.cli import choices, options, sae_request, terminal
+from bathyscope.cli.opening import open_model
+from bathyscope.cli.options import sae
+from bathyscope.cli.stopping import stoppable
+
+if TYPE_CHECKING:
+    from bathyscope.engine import Stop
+    from bathyscope.sae import Activations, Measured, Reader, TrainedCoder
+
+WORK = ".training"
+"""The folder, within that of the coders, that an interrupted training goes on from."""
+
+
+def command(
+    *,
+    site: sae.Sites,
+    text: sae.Texts,
+    out: sae.Folder,
+    target: sae.Target = None,
+    skip: sae.Skip = False,
+    latents: sae.Latents = 4096,
+    k: sae.K = None,
+    sparsity: sae.SparsityName = "topk",
+    coefficient: sae.Coefficient = None,
+    column: sae.Column = "text",
+    held_out: sae.HeldOut = 0.1,
+    window: sae.Window = 128,
+    keep: sae.Keep = "float32",
+    most_room: sae.MostRoom = 16,
+    epochs: sae.Epochs = 1,
+    batch: sae.BatchSize = 2048,
+    rate: sae.Rate = None,
+    seed: sae.Seed = 0,
+    model: options.ModelName = None,
+    revision: options.Revision = None,
+    dtype: options.Dtype = None,
+    attention: options.Attention = None,
+    as_json: options.AsJson = False,
+    force: sae.Force = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train sparse coders: few of many latents are active, and add up to what the model holds.
+
+    The model reads the texts once, up to the last site that is asked for; all
+    coders learn from that. Ctrl-C, or anything worse, loses a minute at most: the
+    same command goes on, and gives the very same coders.
+
+    Examples:
+      bathyscope sae train --site resid_post.12 --text news.txt --epochs 6 --out coders
+      bathyscope sae train --site resid_post.4 --site resid_post.20 --latents 8192 --k 64 --text news.txt --out coders
+      bathyscope sae train --site resid_mid.5 --target mlp_out.5 --skip --text news.txt --out transcoders
+      bathyscope sae train --site mlp_out.3 --sparsity jumprelu --text a.txt:0.5 --text b.jsonl --out coders
+    """
+    del debug  # its callback has done the work
+    choices.check_revision(revision, model)
+    from bathyscope.sae import Reader, Settings
+
+    how = sae_request.sparsity(sparsity, {"k": k, "coefficient": coefficient})
+    coders = sae_request.asked(site, target, skip, latents, how)
+    settings = Settings(epochs=epochs, batch_size=batch, rate=rate, seed=seed)
+    sae_request.check_folder(out, coders, force=force)
+    texts = sae_request.texts(text, column, held_out)
+    shown = terminal.may_animate(as_json=as_json)
+    began = time.monotonic()
+    loaded = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
+    reader = Reader(loaded, tuple(dict.fromkeys(one for coder in coders for one in coder.sites)), texts, window)
+    with stoppable() as stop:
+        activations = _activations(reader, out / WORK, keep, most_room, shown, stop)
+        from bathyscope.sae import train_coders
+
+        terminal.note(f"{activations.n_tokens:,} tokens an epoch, {len(coders)} coder{'s' * (len(coders) > 1)}")
+        (out / WORK).mkdir(parents=True, exist_ok=True)
+        with terminal.progress("training", shown=shown, per_cell=1, unit="steps") as tick:
+            trained = train_coders(
+                activations,
+                coders,
+                settings,
+                checkpoint=out / WORK / "checkpoint.safetensors",
+                progress=tick,
+                watch=_Telling([str(one.site) for one in coders], tick),
+                stop=stop,
+            )
+    for one in trained:
+        _save(one, out, {"held_out": held_out, "window": window})
+    shutil.rmtree(out / WORK)
+    _show(trained, out, time.monotonic() - began, as_json=as_json)
+
+
+def _activations(
+    reader: "Reader", folder: Path, keep: str, most_room: float, shown: bool, stop: "Stop"
+) -> "Activations":
+    from bathyscope.sae import StreamedActivations, cache_activations
+
+    if keep == "nothing":
+        return StreamedActivations(reader)
+    with terminal.progress("reading", shown=shown, per_cell=1, unit="tokens") as tick:
+        return cache_activations(
+            reader,
+            folder / "activations",
+            dtype=keep,
+            most_bytes=round(most_room * 2**30),
+            progress=tick,
+            stop=stop,
+        )
+
+
+class _Telling:
+    """Says what was measured: in the bar at once, and as a line at every tenth of the way."""
+
+    def __init__(self, names: list[str], bar: Any) -> None:
+        self.names, self.bar = names, bar
+
+    def __call__(self, number: int, measured: "Measured") -> None:
+        self.bar.say(
+            f"training {self.names[number]}: FVU {measured.fvu:.3f}, L0 {measured.l0:.1f}, {measured.dead} dead"
+        )
+
+
+def _save(trained: "TrainedCoder", folder: Path, told: dict[str, Any]) -> None:
+    """A coder's folder: the coder, its course as numbers, and drawn where matplotlib is there."""
+    from dataclasses import replace
+
+    from bathyscope.errors import UsageError
+    from bathyscope.files import write_atomically
+    from bathyscope.plots import save_training
+    from bathyscope.sae import save_coder
+
+    coder = replace(trained.coder, training={**trained.coder.training, **told})
+    own = folder / str(coder.site)
+    own.mkdir(parents=True, exist_ok=True)
+    course = [vars(one) for one in trained.history]
+    write_atomically(own / "training.json", json.dumps({"course": course}).encode())
+    try:
+        save_training(trained.history, f"{coder.site}, {coder.n_latents:,} latents", own / "training.svg")
+    except UsageError as missing:
+        terminal.note(f"no plot of the training: {missing}")
+    save_coder(coder, own)
+
+
+def _show(trained: "tuple[TrainedCoder, ...]", folder: Path, seconds: float, *, as_json: bool) -> None:
+    found = [
+        {
+            "site": str(one.coder.site),
+            "folder": str(folder / str(one.coder.site)),
+            "n_latents": one.coder.n_latents,
+            "tokens": one.coder.training["n_tokens"],
+            **({} if not one.history else {name: vars(one.history[-1])[name] for name in ("fvu", "l0", "dead")}),
+        }
+        for one in trained
+    ]
+    if as_json:
+        typer.echo(json.dumps({"coders": found, "seconds": round(seconds, 1)}).encode())
+        return
+    table = terminal.grid("site", "latents", "tokens seen", "FVU", "L0", "dead", texts=["folder"])
+    for one in found:
+        numbers = (
+            f"{one.get('fvu', float('nan')):.3f}",
+            f"{one.get('l0', float('nan')):.1f}",
+            f"{one.get('dead', '')}",
+        )
+        row = (one["site"], f"{one['n_latents']:,}", f"{one['tokens']:,}", *numbers, one["folder"])
+        table.add_row(*(terminal.cell(str(part)) for part in row))
+    terminal.out().print(table)
+    terminal.note(f"{seconds:,.0f} s; FVU is the share of the variance that is missed, of the last steps of training")
+    terminal.note(f"measured on text that was held out: bathyscope sae eval {folder} --text FILE --held-out 0.1")
