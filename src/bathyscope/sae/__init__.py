@@ -2,5 +2,15 @@
 
 from bathyscope.sae.code import Code, KeepAbove, KeepTop, Selection
 from bathyscope.sae.coder import SparseCoder
+from bathyscope.sae.formats import coder_folders, load_coder, save_coder
 
-__all__ = ["Code", "KeepAbove", "KeepTop", "Selection", "SparseCoder"]
+__all__ = [
+    "Code",
+    "KeepAbove",
+    "KeepTop",
+    "Selection",
+    "SparseCoder",
+    "coder_folders",
+    "load_coder",
+    "save_coder",
+]
