@@ -49,7 +49,8 @@ class Weights:
                 names = list(file.keys())
                 for name in names:
                     check_size(path, name, file.get_slice(name).get_shape())
-                return cls(path, {name: file.get_tensor(name) for name in names})
+                # Copies: what is mapped changes with the file, and products depend on how memory is aligned.
+                return cls(path, {name: file.get_tensor(name).clone() for name in names})
         except (OSError, SafetensorError, ValueError, TypeError, RuntimeError) as error:
             raise StorageError(
                 f"{path} could not be read ({type(error).__name__}: {error})", "a whole safetensors file is needed"
