@@ -198,7 +198,7 @@ SEAMS = {
     "typer": {"cli"},
     "rich": {"cli", "embedded"},
     "pandas": {"results"},
-    "safetensors": {"results", "store", "engine", "loading", "mappings", "soft_prompts", "fitting"},
+    "safetensors": {"results", "store", "engine", "loading", "mappings", "soft_prompts", "fitting", "sae"},
     "matplotlib": {"plots"},
     "datasets": {"texts"},
     "platformdirs": {"embedded", "store"},

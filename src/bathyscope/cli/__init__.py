@@ -26,6 +26,7 @@ from bathyscope.cli import (
     patchscope,
     runs,
     sae,
+    sae_convert,
     sae_train,
     steer,
     studies,
@@ -65,6 +66,7 @@ studies.app.command("cross-model")(cross_model.command)
 studies.app.command("entity-resolution")(entity_resolution.command)
 studies.app.command("tokenization")(tokenization.command)
 studies.app.command("multihop")(multihop.command)
+sae.app.command("convert")(sae_convert.command)
 sae.app.command("train")(sae_train.command)
 app.add_typer(sae.app, name="sae")
 app.add_typer(studies.app, name="study")

@@ -2,6 +2,7 @@
 
 from bathyscope.sae.code import Code, KeepAbove, KeepTop, Selection
 from bathyscope.sae.coder import SparseCoder
+from bathyscope.sae.formats import coder_folders, load_coder, save_coder
 from bathyscope.sae.training import (
     L1,
     Activations,
@@ -50,5 +51,8 @@ __all__ = [
     "TrainedCoder",
     "WeightedTexts",
     "cache_activations",
+    "coder_folders",
+    "load_coder",
+    "save_coder",
     "train_coders",
 ]

@@ -1,0 +1,96 @@
+"""Bathyscope's own format: cfg.json and coder.safetensors, from which the same coder is read to the last bit."""
+
+from typing import Any, Final
+
+from torch import Tensor
+from typing_extensions import override
+
+from bathyscope.sae.code import KeepAbove, KeepTop, Selection
+from bathyscope.sae.coder import SparseCoder
+from bathyscope.sae.formats.base import FINGERPRINT, FolderFormat, Written
+from bathyscope.sae.formats.place import Place
+from bathyscope.sae.formats.settings import Settings
+from bathyscope.sae.formats.weights import Weights
+from bathyscope.sites import Site
+
+VERSION: Final = 1
+"""Version of the files; one of a newer version is refused."""
+
+NEEDED: Final = ("encoder", "encoder_bias", "decoder", "decoder_bias")
+
+
+class Own(FolderFormat):
+    """What `save_coder` writes unless it is told otherwise."""
+
+    name = "bathyscope"
+    title = "Bathyscope"
+    weights = "coder.safetensors"
+    files = ("cfg.json", "coder.safetensors")
+
+    @override
+    def compose(self, settings: Settings, weights: Weights, place: Place) -> SparseCoder:
+        if settings.size("version") > VERSION:
+            settings.refuse(
+                "was written by a newer bathyscope", f"a version up to {VERSION}", "pip install -U bathyscope"
+            )
+        n_latents, d_in = weights.matrix("encoder").shape
+        d_out = weights.matrix("decoder").shape[1]
+        shapes = {
+            "encoder": (n_latents, d_in),
+            "encoder_bias": (n_latents,),
+            "decoder": (n_latents, d_out),
+            "decoder_bias": (d_out,),
+            "centre": (d_in,),
+            "skip": (d_in, d_out),
+        }
+        if unknown := sorted(set(weights.tensors) - {*shapes, "threshold"}):
+            weights.refuse(f"has {unknown[0]}", "no coder has that")
+        found = {name: weights.take(name, *shapes[name]) for name in shapes if name in weights or name in NEEDED}
+        return SparseCoder(
+            **found,
+            selection=_selection(settings.part("selection"), weights, n_latents),
+            normed=settings.get("normed", bool),
+            site=_site(settings, "site"),
+            target=_site(settings, "target"),
+            model=settings.get("model", dict),
+            training=settings.get("training", dict),
+        )
+
+    @override
+    def express(self, coder: SparseCoder) -> Written:
+        settings: dict[str, Any] = {
+            "format": "bathyscope-coder",
+            "version": VERSION,
+            "n_latents": coder.n_latents,
+            "d_in": coder.d_in,
+            "d_out": coder.d_out,
+            "selection": coder.selection.spec(),
+            "normed": coder.normed,
+            "site": None if coder.site is None else str(coder.site),
+            "target": None if coder.target is None else str(coder.target),
+            "model": dict(coder.model),
+            "training": dict(coder.training),
+        }
+        return Written(settings, coder.tensors())
+
+    @override
+    def load(self, place: Place) -> SparseCoder:
+        coder = super().load(place)
+        if (settings := place.settings("cfg.json")) is not None:
+            settings.get(FINGERPRINT, str)  # others' folders may do without
+        return coder
+
+
+def _selection(settings: Settings, weights: Weights, n_latents: int) -> Selection:
+    kind = settings.get("selection", str)
+    if kind == "top":
+        return KeepTop(settings.size("k"))
+    if kind != "above":
+        settings.refuse(f"has the selection {kind!r}", "top or above")
+    threshold: Tensor | None = weights.tensors.get("threshold")
+    return KeepAbove(weights.take("threshold", *(() if threshold is not None and not threshold.ndim else (n_latents,))))
+
+
+def _site(settings: Settings, name: str) -> Site | None:
+    text = settings.get(name, str, None)
+    return None if text is None else Site.parse(text)
