@@ -4,6 +4,7 @@ A dense step costs six products of (rows, latents, width). With k latents a row 
 is left; the others are these, of (rows, k, width).
 """
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -22,13 +23,12 @@ def dots(indices: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
         [[10.0, 3.0]]
     """
     n, k = indices.shape
-    pattern = torch.sparse_csr_tensor(
-        torch.arange(0, n * k + 1, k, device=indices.device),
-        indices.reshape(-1),
-        rows.new_zeros(n * k),
-        (n, len(matrix)),
-        check_invariants=False,
-    )
+    first = torch.arange(0, n * k + 1, k, device=indices.device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support")  # once a process, and about nothing used here
+        pattern = torch.sparse_csr_tensor(
+            first, indices.reshape(-1), rows.new_zeros(n * k), (n, len(matrix)), check_invariants=False
+        )
     return torch.sparse.sampled_addmm(pattern, rows, matrix.T, beta=0.0).values().view(n, k)
 
 
