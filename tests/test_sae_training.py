@@ -132,8 +132,8 @@ def test_penalised_gradients_predict_small_changes_of_the_loss(sparsity: Sparsit
 def test_20_dead_latents_have_gradients_in_encoder_and_decoder_alike() -> None:
     weights, x = weights_of(TopK(1)), draw(40, 6, seed=3)
     found = TopK(1).learn(weights, x, x, Moment(0, 0.5))
-    dead = (found.active == 0).nonzero().squeeze(1)[:3]
-    assert len(dead) == 3
+    dead = (found.active == 0).nonzero().squeeze(1)[:2]
+    assert len(dead) == 2
     before = {name: one.grad.clone() for name, one in weights.trained.items() if one.grad is not None}
     assert not before["encoder"][dead].any()
     revive(weights, x, found.residual, dead, most=2, bias="encoder_bias")
@@ -202,9 +202,13 @@ def test_22_decoder_rows_have_length_1_after_every_step(sparsity: Sparsity) -> N
 def test_23_a_finished_coder_does_what_training_saw(sparsity: Sparsity) -> None:
     """Means and lengths are folded in: the coder of activations as they are is that of scaled ones."""
     x, _ = small_data()
-    (trained,) = train_coders(GivenActivations({SITE: x}), [Asked(SITE, sparsity, 24)], Settings(3, 64, rate=0.01))
+    (trained,) = train_coders(
+        GivenActivations({SITE: x}), [Asked(SITE, sparsity, 24)], Settings(3, 64, rate=0.01, dead_after=10**9)
+    )
     scaling = GivenActivations({SITE: x}).scaling(trained.coder.site)
-    learner = Learner(Asked(SITE, sparsity, 24), (scaling, scaling), Settings(3, 64, rate=0.01), 10**9, half=False)
+    learner = Learner(
+        Asked(SITE, sparsity, 24), (scaling, scaling), Settings(3, 64, rate=0.01, dead_after=10**9), 10**9, half=False
+    )
     for portion in GivenActivations({SITE: x}).portions(3, 0):
         for number, rows in enumerate(portion.batches(64, 0)):
             one = rows[trained.coder.site]
@@ -242,7 +246,11 @@ def test_27_directions_that_made_the_data_are_recovered(sparsity: Sparsity) -> N
     codes = torch.zeros(8000, 24).scatter_(1, chosen, 1 + torch.rand(8000, 2, generator=generator))
     x = codes @ directions + 0.02 * torch.randn(8000, 32, generator=generator)
     asked = Asked(SITE, sparsity, 32)
-    (trained,) = train_coders(GivenActivations({SITE: x}), [asked], Settings(25, 500, rate=0.01, seed=1))
+    (trained,) = train_coders(
+        GivenActivations({SITE: x}),
+        [asked],
+        Settings(25, 500, rate=0.003 if sparsity.name == "gated" else 0.01, seed=1),
+    )
     best = (trained.coder.decoder @ directions.T).amax(0)
     assert float(best.mean()) > 0.95
     start = unit_rows(torch.randn(32, 32, generator=torch.Generator().manual_seed(1)))

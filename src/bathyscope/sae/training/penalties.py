@@ -205,7 +205,7 @@ class Gated(Penalised):
         coefficient: of the L1 penalty on the gates.
     """
 
-    coefficient: float = 0.03
+    coefficient: float = 0.3
     name: ClassVar[str] = "gated"
     bias: ClassVar[str] = "gate_bias"
 
