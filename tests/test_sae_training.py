@@ -236,9 +236,7 @@ def test_23_a_transcoder_with_a_skip_folds_both_scalings() -> None:
     assert missed[0] < missed[1] < 1, "a linear path helps"
 
 
-@pytest.mark.parametrize(
-    "sparsity", [TopK(2), BatchTopK(2), Matryoshka(2), L1(0.05), Gated(0.05)], ids=lambda s: s.name
-)
+@by_name([TopK(2), BatchTopK(2), Matryoshka(2), L1(0.05), Gated(1.0)])
 def test_27_directions_that_made_the_data_are_recovered(sparsity: Sparsity) -> None:
     generator = torch.Generator().manual_seed(0)
     directions = torch.linalg.qr(torch.randn(32, 32, generator=generator)).Q[:24]

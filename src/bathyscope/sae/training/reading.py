@@ -101,17 +101,17 @@ class Reader:
         for first in range(0, len(windows), each):
             block = [Tokens("", tuple(ids.tolist()), ()) for ids in windows[first : first + each]]
             read = side.read(block)
+            for site in self.sites:  # before any is left out: what is no number is no sink
+                for one in read[site]:
+                    check_rows(site, one.flatten(1))
             kept = [
                 side.usable(read, row) & ~torch.isin(torch.tensor(window.ids), special)
                 for row, window in enumerate(block)
             ]
-            rows = {
+            yield {
                 site: torch.cat([one[keep].flatten(1) for one, keep in zip(read[site], kept, strict=True)]).cpu()
                 for site in self.sites
             }
-            for site, found in rows.items():
-                check_rows(site, found)
-            yield rows
 
     @cached_property
     def widths(self) -> dict[Site, int]:
