@@ -212,6 +212,7 @@ print(trained.coder.fingerprint)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_28_killed_twenty_times_it_gives_the_same_weights(tmp_path: Path) -> None:
     """SIGKILL while activations are read, and while coders learn."""
     command = [sys.executable, "-c", KILLED, str(tmp_path / "whole"), str(Path(__file__).parent)]
