@@ -21,11 +21,21 @@ STRONGEST = 5
 
 
 def check(
-    prompts: "tuple[str, ...]", layers: str | None, revision: str | None, model: str | None, out: Path | None
+    prompts: "tuple[str, ...]",
+    answers: "tuple[str | None, ...]",
+    layers: str | None,
+    revision: str | None,
+    model: str | None,
+    out: Path | None,
 ) -> None:
     """Refuse what can be refused without a model."""
     for prompt in prompts:
         choices.check_text(prompt)
+    if given := [answer for answer in answers if answer is not None]:
+        from bathyscope.readouts.tokens import check_answer
+
+        for answer in given:
+            check_answer(answer)
     choices.check_revision(revision, model)
     if layers is not None:
         choices.check_layers(layers, "--layers")
