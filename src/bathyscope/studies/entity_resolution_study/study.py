@@ -282,7 +282,7 @@ def _notes(asked: AskedEntities) -> Iterator[str]:
     )
     if asked.at_first:
         yield (
-            f"{len(asked.at_first)} names are read at the first position of their prompt, where many models have an "
+            f"{len(asked.at_first)} of {n} names: read at the first position of their prompt, where many models have an "
             "attention sink, which holds little of the name; mean and random vectors are of the other names"
         )
     yield "chosen: each half of the entities at the layer that is best for the other half"
