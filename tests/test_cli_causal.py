@@ -54,7 +54,31 @@ def test_a_person_sees_maps_and_the_largest_effects(bathyscope, tiny, tmp_path, 
     assert done.code == 0
     assert "effect at" in done.out and "Largest effects:" in done.out and "Layers count from 0" in done.out
     assert "a loop over the cells" in done.err and f"saved to {page}" in done.err
+    assert "Colours" in page.read_text("utf-8") and "The largest" in page.read_text("utf-8")
+    assert "<title>bathyscope: causal</title>" not in page.read_text("utf-8")
     assert "keeper" in page.read_text("utf-8") and "<script" not in page.read_text("utf-8")
+
+
+def test_a_token_has_one_name_in_all_maps(bathyscope, tiny):
+    words = (CLEAN, CORRUPTED, "--answer", "Paris", "--wrong-answer", "of", "--layers", "1", "--model", tiny)
+    for command in ("patch", "attribute"):
+        done = bathyscope(command, *words)
+        assert "1 cat   2 of    3 the" in done.out, "the clean prompt's tokens, without the space before them"
+        assert "of ' Paris' and ' of'" in done.out and "LogitDiff" not in done.out
+        assert "is measured as" not in done.err, "that a space was put before a word goes without saying"
+
+
+def test_a_short_column_has_room_for_its_numbers(bathyscope, tiny):
+    place = ("--site", "resid_post", "--layers", "0", "--at", "2", "--noise", "0.001", "--samples", "1")
+    done = bathyscope("trace", CLEAN, "--subject", "cat", "--answer", "Paris", *place, "--model", tiny)
+    assert "e-" in done.out.split("layer 2 of")[1] and "…" not in done.out
+
+
+def test_cutting_the_first_token_is_warned_of(bathyscope, tiny):
+    asked = ("knockout", CLEAN, "--layers", "1", "--model", tiny)
+    assert (
+        "attention sink" in bathyscope(*asked).out and "attention sink" not in bathyscope(*asked, "--keys", "cat").out
+    )
 
 
 def test_what_is_measured_is_said_where_it_is_not_what_was_typed(bathyscope, tiny):

@@ -99,7 +99,7 @@ class Asked:
     def nodes(self, site: Site, products: Tensor) -> list[Node]:
         """Nodes of a whole site, from attributions of its numbers, (positions, ...site shape)."""
         summed = products.double().sum(-1)
-        tokens = self.target.texts
+        tokens = self.pair.clean.texts  # one name for a position, whichever run is written into
         if site.component not in PER_HEAD:
             return [Node.of(site, at, tokens[at], float(one)) for at, one in enumerate(summed)]
         return [

@@ -115,12 +115,18 @@ def attention_knockout(
         model,
         measured,
         spec,
-        effect=f"change of the {metric.name}" + (" as a share of it (-1: nothing is left)" if unit == plain else ""),
+        effect=f"change of the {metric.in_words()}"
+        + (" as a share of it (-1: nothing is left)" if unit == plain else ""),
         metric=metric,
         prompts={"prompt": tokens},
         cells=found,
         values={"uncut": plain},
-        notes=[f"{asked} may not attend to the token of the column", *window_notes(window), *_sliding(model, tokens)],
+        notes=[
+            f"{asked} may not attend to the token of the column",
+            *window_notes(window),
+            *_sink(groups),
+            *_sliding(model, tokens),
+        ],
     )
 
 
@@ -181,6 +187,13 @@ def _cell(
         if keys := tuple(key for key in group.keys if key < query):
             cuts += [Write(site, CutEdges(keys, missing_ok=True), query) for site in sites]
     return Cell(tokens, metric, also=tuple(cuts))
+
+
+def _sink(groups: Sequence[_Group]) -> list[str]:
+    """What has to be known of the first token."""
+    if not any(0 in group.keys for group in groups):
+        return []
+    return ["the first token is often an attention sink: its cut has effects of its own, whatever the token says"]
 
 
 def _sliding(model: Model, tokens: Tokens) -> list[str]:

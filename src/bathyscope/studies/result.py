@@ -71,6 +71,11 @@ class StudyResult(Result):
             run=data["run"],
         )
 
+    @property
+    def title(self) -> str:
+        """The heading."""
+        return self.heading
+
     def page(self) -> str:
         """The table, and that of the controls below it."""
         found = self.table()
