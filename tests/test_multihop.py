@@ -296,3 +296,5 @@ def test_the_command_prints_counts_and_no_percentages_of_few(bathyscope, tiny, t
     data = bathyscope(*asked, "--json").json()
     assert data["kind"] == "multihop" and [row["configuration"] for row in data["rows"]] == [1, 2]
     assert data["joins"][0]["queries"] == 4
+    assert "controls" not in data and "control_random" in data["rows"][0], "they stand in the rows"
+    assert all(name.startswith("first of ") for name in data["plans"])

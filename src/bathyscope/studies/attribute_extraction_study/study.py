@@ -80,7 +80,7 @@ def attribute_extraction(
         records=tuple(record for table in tables for record in table.records(len(tables))),
         provenance=provenance([model.provenance()], spec),
         notes=tuple(_notes(asked)),
-        plans={"first cells": measuring.plan(measuring.groups[0]).to_dict()},
+        plans={f"first of {len(measuring.groups)} parts": measuring.plan(measuring.groups[0]).to_dict()},
         timing={
             "seconds": round(seconds, 4),
             "cells": measuring.n_cells,
