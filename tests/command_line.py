@@ -50,6 +50,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPat
     tiny_tokenizer(bos=True).save_pretrained(folder)
     model = loading.load(folder)
     monkeypatch.setattr(loading, "load", lambda *args, **options: model)
+    monkeypatch.setattr(loading, "check_folder", lambda name: None)
     monkeypatch.setattr(opening, "embedded_path", lambda: folder)
 
 

@@ -287,6 +287,8 @@ def test_models_says_what_there_is_and_loads_nothing(bathyscope, tmp_path, monke
 
 WITHOUT_A_MODEL = [
     ([""], "an empty prompt was given"),
+    ([TEXT, "--seed", "-1"], "'--seed': it must be at least 0. Try"),
+    ([TEXT, "--seed", "one"], "'--seed': a whole number is needed. Try"),
     ([TEXT, "--layers", "five"], "'five' is not a choice of layers"),
     ([TEXT, "--layers", "7-3"], "write the lower layer first. Try: 3-7"),
     ([TEXT, "--layers", "0-99999999999"], "no model has so many layers"),

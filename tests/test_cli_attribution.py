@@ -19,7 +19,7 @@ def test_direct_attributions_add_up(bathyscope, tiny):  # noqa: F811
     assert found["metric"]["answer_text"] == " is"
     shown = bathyscope("attribute", PAIR[0], *ANSWERS, "--model", tiny, "--at", "1")
     assert shown.code == 0 and "direct attribution of each block" in shown.out and "head 3" in shown.out
-    assert "LogitDiff of ' is' and ' cat'" in shown.out and "0.0000" in shown.out
+    assert "logit difference of ' is' and ' cat'" in shown.out and "0.0000" in shown.out
 
 
 @pytest.mark.parametrize("method", ["attribution-patching", "integrated-gradients"])
@@ -29,9 +29,18 @@ def test_estimates_stand_beside_what_is_measured(bathyscope, tiny, tmp_path, met
     found = bathyscope("attribute", *arguments, "--json", "--out", str(out)).json()
     assert {"site", "layer", "head", "position", "token", "attribution", "effect"} <= set(found["rows"][0])
     assert all(row["effect"] is not None for row in found["rows"]) and found["rank_correlation"] is not None
-    assert f"{method}: attribution at resid_post" in out.read_text("utf-8")
+    page = out.read_text("utf-8")
+    assert f"{method.replace('-', ' ')}: attribution at resid_post" in page
+    assert "Colours" in page and "The largest" in page and PAIR[0] in page
     shown = bathyscope("attribute", *arguments)
     assert "rank correlation" in shown.out and "effect at resid_post" in shown.out and "1 boat" in shown.out
+    assert PAIR[0] in shown.out and PAIR[1] in shown.out
+
+
+def test_a_correlation_of_few_effects_says_so(bathyscope, tiny):  # noqa: F811
+    arguments = ("attribute", *PAIR, *ANSWERS, "--model", tiny, "--layers", "0-3", "--measure")
+    assert "so few say little" in " ".join(bathyscope(*arguments, "5").out.split())
+    assert "so few" not in bathyscope(*arguments, "all").out
 
 
 def test_edges_are_listed(bathyscope, tiny, tmp_path):  # noqa: F811

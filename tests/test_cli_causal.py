@@ -4,6 +4,7 @@ import pytest
 
 import command_line
 from bathyscope import causal, loading
+from bathyscope.cli import opening
 from bathyscope.readouts import LogitDiff, Probability, answer_token
 from command_line import assert_one_line
 
@@ -53,7 +54,31 @@ def test_a_person_sees_maps_and_the_largest_effects(bathyscope, tiny, tmp_path, 
     assert done.code == 0
     assert "effect at" in done.out and "Largest effects:" in done.out and "Layers count from 0" in done.out
     assert "a loop over the cells" in done.err and f"saved to {page}" in done.err
+    assert "Colours" in page.read_text("utf-8") and "The largest" in page.read_text("utf-8")
+    assert "<title>bathyscope: causal</title>" not in page.read_text("utf-8")
     assert "keeper" in page.read_text("utf-8") and "<script" not in page.read_text("utf-8")
+
+
+def test_a_token_has_one_name_in_all_maps(bathyscope, tiny):
+    words = (CLEAN, CORRUPTED, "--answer", "Paris", "--wrong-answer", "of", "--layers", "1", "--model", tiny)
+    for command in ("patch", "attribute"):
+        done = bathyscope(command, *words)
+        assert "1 cat   2 of    3 the" in done.out, "the clean prompt's tokens, without the space before them"
+        assert "of ' Paris' and ' of'" in done.out and "LogitDiff" not in done.out
+        assert "is measured as" not in done.err, "that a space was put before a word goes without saying"
+
+
+def test_a_short_column_has_room_for_its_numbers(bathyscope, tiny):
+    place = ("--site", "resid_post", "--layers", "0", "--at", "2", "--noise", "0.001", "--samples", "1")
+    done = bathyscope("trace", CLEAN, "--subject", "cat", "--answer", "Paris", *place, "--model", tiny)
+    assert "e-" in done.out.split("layer 2 of")[1] and "…" not in done.out
+
+
+def test_cutting_the_first_token_is_warned_of(bathyscope, tiny):
+    asked = ("knockout", CLEAN, "--layers", "1", "--model", tiny)
+    assert (
+        "attention sink" in bathyscope(*asked).out and "attention sink" not in bathyscope(*asked, "--keys", "cat").out
+    )
 
 
 def test_what_is_measured_is_said_where_it_is_not_what_was_typed(bathyscope, tiny):
@@ -78,7 +103,10 @@ def test_asking_again_computes_nothing(bathyscope, tiny):
         (("patch", CLEAN, "", "--answer", "Paris"), "empty prompt"),
         ((*PATCH[:-1], "Paris"), "two tokens are compared"),
         ((*PATCH, "--site", "logits"), "resid_post"),
-        ((*PATCH, "--site", "rubbish"), "no site is called"),
+        ((*PATCH, "--site", "resid_pots"), "no component is called 'resid_pots'"),
+        ((*PATCH, "--site", "resid_post.12"), "Try: resid_post\n"),
+        (("attribute", CLEAN, CORRUPTED, "--site", "resid_post.12"), "Try: resid_post\n"),
+        (("knockout", CLEAN, "--layers", "embed,1"), "no attention to cut. Try: 1\n"),
         ((*PATCH, "--heads"), "have heads"),
         ((*PATCH, "--layers", "99"), "does not exist"),
         ((*PATCH, "--at", "zebra"), "it is not there"),
@@ -86,6 +114,9 @@ def test_asking_again_computes_nothing(bathyscope, tiny):
         ((*PATCH, "--direction", "up"), "denoising"),
         ((*PATCH, "--out", "map.txt"), ".json or .html"),
         (("trace", CLEAN, "--subject", "Eiffel"), "the tokens are 0 'The'"),
+        (("trace", CLEAN, "--subject", "Cat"), "subject 'Cat' was given and it is not there"),
+        (("trace", CLEAN, "--subject", "Cat"), "Try: cat\n"),
+        (("knockout", CLEAN, "--keys", "keper"), "Try: keeper, an index\n"),
         (("trace", CLEAN, "--subject", "cat", "--noise", "loud"), "s3"),
         (("trace", CLEAN, "--subject", "cat", "--samples", "0"), "--samples"),
         (("trace", CLEAN), "--subject"),
@@ -100,6 +131,19 @@ def test_what_cannot_be_done_is_refused_in_one_line(bathyscope, tiny, asked, say
     assert_one_line(done, says)
 
 
-def test_bad_noise_is_told_before_a_model_is_waited_for(bathyscope):
-    done = bathyscope("trace", CLEAN, "--subject", "cat", "--noise", "loud", "--model", "no/such-model")
-    assert_one_line(done, "loud")
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (("trace", CLEAN, "--subject", "cat", "--noise", "loud"), "loud"),
+        (("trace", CLEAN, "--subject", "cat", "--site", "resid"), "no component is called 'resid'"),
+        ((*PATCH, "--site", "resid_post", "--heads"), "have heads"),
+        (("knockout", CLEAN, "--answer", ""), "the answer '' was given"),
+        (("attribute", CLEAN, CORRUPTED, "--site", "logits"), "attributions at 'logits'"),
+        (("patchscope", CLEAN, "--controls", "zeros"), "Try: no-activation"),
+        (("patchscope", CLEAN, "--target-model", "./no-such-model"), "there is no folder './no-such-model'"),
+    ],
+)
+def test_what_can_be_is_told_before_a_model_is_waited_for(bathyscope, monkeypatch, asked, says):
+    monkeypatch.setattr(loading, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(opening, "embedded_path", lambda: pytest.fail("a model was fetched"))
+    assert_one_line(bathyscope(*asked), says)

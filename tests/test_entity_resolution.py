@@ -114,6 +114,8 @@ def test_names_are_counted_by_their_tokens():
     assert found[0]["median_layer"] == 3.0
     assert found[0]["rouge_l"] == pytest.approx(0.35)
     assert found[1]["peak_layer"] == 2
+    (nothing,) = by_tokens([None], [1], numpy.zeros((1, 2)), numpy.zeros(1), [2, 4], seed=0)
+    assert nothing["peak_layer"] is None, "where nothing is said of a name, no layer says most"
 
 
 def test_entities_are_drawn_of_every_type():
@@ -207,7 +209,7 @@ def test_a_mean_over_names_leaves_attention_sinks_out(gpt2: Model):
     norms = {round(float(row.norm()), 3) for row in rows}
     assert {round(float(one.value.norm()), 3) for one in asked.random(2)} <= norms
     found = study(gpt2, entities=asked.entities)
-    assert any("3 names are read at the first position" in note for note in found.notes)
+    assert any(note.startswith("3 of ") and "names: read at the first position" in note for note in found.notes)
 
 
 def test_early_blocks_are_the_mean_of_theirs():
@@ -360,6 +362,7 @@ def test_the_command_prints_a_table_with_controls_and_notes(bathyscope, tiny: st
     assert printed["kind"] == "entity-resolution"
     assert [row["layer"] for row in printed["rows"]] == [0, 1, 2, 3]
     assert printed["rows"] == json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert "the last row" not in found.out, "block 5 was not asked for"
 
 
 def test_the_command_takes_entities_of_ones_own(bathyscope, tiny: str, tmp_path: Path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import command_line
-from bathyscope import Model, Store, capture, facts, generate, studies
+from bathyscope import Model, Store, capture, facts, generate, loading, studies
 from bathyscope.controls import random_vector
 from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import UsageError
@@ -263,7 +263,16 @@ def test_a_model_that_answers_no_hop_has_nothing_to_repair(llama: Model):
         study(llama, every=False)
 
 
-def test_the_command_prints_counts_and_no_percentages_of_few(bathyscope, tiny, tmp_path):
+def test_relations_that_cannot_be_joined_are_told_before_a_model_is_waited_for(bathyscope, monkeypatch):
+    monkeypatch.setattr(loading, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    done = bathyscope("study", "multihop", "--relation", "city-country", "--relation", "animal-class", "--model", "x")
+    command_line.assert_one_line(done, "no two of the relations", "Try: city-country with country-capital, country-")
+    done = bathyscope("study", "multihop", "--relation", "city-contry", "--model", "x")
+    command_line.assert_one_line(done, "Try: city-country, or a FILE.json")
+
+
+def test_the_command_prints_counts_and_no_percentages_of_few(bathyscope, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     paths = []
     for relation in (FIRST, SECOND):
         paths.append(tmp_path / f"{relation.name}.json")
@@ -282,7 +291,10 @@ def test_the_command_prints_counts_and_no_percentages_of_few(bathyscope, tiny, t
     asked += [part for path in paths for part in ("--relation", str(path))]
     done = bathyscope(*asked, "--explain", "--plot", str(tmp_path / "m.svg"))
     assert done.code == 0, done.err
+    assert " patched " in done.out and "…" not in done.out, "no head is cut"
     assert " of 4" in done.out and "%" not in done.out and (tmp_path / "m.svg").is_file()
     data = bathyscope(*asked, "--json").json()
     assert data["kind"] == "multihop" and [row["configuration"] for row in data["rows"]] == [1, 2]
     assert data["joins"][0]["queries"] == 4
+    assert "controls" not in data and "control_random" in data["rows"][0], "they stand in the rows"
+    assert all(name.startswith("first of ") for name in data["plans"])

@@ -403,7 +403,7 @@ def test_progress_rises_to_its_end(llama: Model):
         ({"position": 6000}, {}, PositionError, "position 6000 does not exist"),
         ({"position": "Charles"}, {}, PositionError, "it is not there"),
         ({"prompt": ""}, {}, UsageError, "an empty prompt was given"),
-        ({"component": "residual", "layer": 1}, {}, SiteError, "no site is called 'residual'"),
+        ({"component": "residual", "layer": 1}, {}, SiteError, "no component is called 'residual'"),
         ({"component": "final_norm", "layer": 1}, {}, SiteError, "it has no layer"),
         ({}, {"layer": 4}, SiteError, "layer 4 does not exist"),
         ({}, {"prompt": "no placeholder here"}, UsageError, "the placeholder 'x' is not in the target prompt"),

@@ -5,10 +5,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from bathyscope import Source, Target, generate, patchscope, prompts, wrap
-from bathyscope.errors import PositionError, UsageError
+from bathyscope.errors import BathyscopeWarning, PositionError, UsageError
 from bathyscope.interventions import Replace, Write
 from bathyscope.model import Model, Tokens
-from bathyscope.prompts import InspectionPrompt, Span, custom, named, prepare, resolve
+from bathyscope.prompts import InspectionPrompt, Span, custom, named, prepare, resolve, span_tokens
 from bathyscope.readouts import Generate
 from conftest import tiny_model
 from families import ALL
@@ -125,7 +125,22 @@ def test_an_absent_text_is_refused_with_the_tokens(llama: Model):
         assert "it is not there" in str(caught.value)
         assert "' Princess'" in str(caught.value)
         assert "\n" not in str(caught.value)
-        assert caught.value.remedy == "last, or an index"
+        assert caught.value.remedy.endswith("last, or an index")
+
+
+def test_an_absent_text_is_answered_with_what_is_most_like_it_and_there_once(llama: Model):
+    tokens = llama.tokenize("Diana, Princess of Wales, of Wales")
+    for text, likely in {"diana": "Diana, last", "Prinzess": "Princess, last"}.items():
+        with pytest.raises(PositionError, match=f"Try: {likely}, or an index"):
+            resolve(tokens, text)
+    with pytest.raises(PositionError, match="^subject 'diana' .* Try: Diana$"):
+        span_tokens(tokens, "diana", called="subject")
+
+
+def test_a_part_of_a_word_as_subject_is_taken_whole_with_a_warning(llama: Model):
+    tokens = llama.tokenize("Diana, Princess of Wales")
+    with pytest.warns(BathyscopeWarning, match="'rincess' is a part of a word; whole tokens are taken: ' Princess'"):
+        assert span_tokens(tokens, "rincess", called="subject") == span_tokens(tokens, "Princess", called="subject")
 
 
 @pytest.mark.parametrize("occurrence", [1, 5, pytest.param(-9, marks=pytest.mark.xfail(reason="IndexError"))])

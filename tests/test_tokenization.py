@@ -221,6 +221,8 @@ def test_the_command_prints_a_table_with_controls_and_notes(bathyscope, tiny: st
     asked = ("study", "tokenization", "--model", tiny, "--words", "5", "--new-tokens", "3", "--layers", "0-2")
     found = bathyscope(*asked, "--plot", str(tmp_path / "a.svg"), "--out", str(tmp_path / "a.json"), "--explain")
     assert found.code == 0, found.err
+    assert "\\n" not in found.out
+    assert ("what is said there" in found.out) == ("first read whole at some layer: 0 of" not in found.out)
     for said in ("ORACLE", "chosen on the other half", "first read whole at some layer", "swapped", "prompting"):
         assert said in found.out
     assert "cells in" in found.err

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.engine import Cell, Given, Read
-from bathyscope.errors import UsageError
+from bathyscope.errors import UsageError, nearest
 from bathyscope.forward import capture
 from bathyscope.mappings import Identity, NormMatch
 from bathyscope.model import Model, Prompt, Tokens
@@ -66,7 +66,8 @@ class Controls:
         object.__setattr__(self, "names", tuple(dict.fromkeys(self.names)))
         object.__setattr__(self, "texts", tuple(self.texts))
         if unknown := [name for name in self.names if name not in CONTROLS]:
-            raise UsageError(f"no control is called {unknown[0]!r}", f"controls are {', '.join(CONTROLS)}", "random")
+            likely = "no-activation" if unknown[0] in ("zero", "zeros") else nearest(unknown[0], CONTROLS)
+            raise UsageError(f"no control is called {unknown[0]!r}", f"controls are {', '.join(CONTROLS)}", likely)
 
     @classmethod
     def of(cls, given: "Controls | Sequence[str]", *, unpatched: bool) -> "Controls":

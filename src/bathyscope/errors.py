@@ -3,6 +3,8 @@
 Knows nothing of models or of the command line; the command line reads only `exit_code`.
 """
 
+from collections.abc import Iterable
+
 
 class BathyscopeError(Exception):
     """A failure that a person can act on.
@@ -54,3 +56,16 @@ class StorageError(BathyscopeError):
 
 class BathyscopeWarning(UserWarning):
     """A number that is given, and that a person should not trust without having read why."""
+
+
+def nearest(typed: str, names: Iterable[str]) -> str:
+    """The name that is most like what was typed: what a remedy offers.
+
+    Example:
+        >>> from bathyscope.errors import nearest
+        >>> nearest("resid_pots.12", ["resid_pre", "resid_post", "logits"])
+        'resid_post'
+    """
+    import difflib
+
+    return difflib.get_close_matches(typed, list(names), 1, 0)[0]

@@ -155,6 +155,11 @@ class LensResult(Result):
         )
         return cls(data["lens"], data["text"], cells, data["provenance"], data["plan"], data["timing"])
 
+    @property
+    def title(self) -> str:
+        """The lens."""
+        return self.lens
+
     def page(self) -> str:
         """A heat map: layers upwards, tokens across, colour by the likeliest token's probability."""
         by_place = {(cell.layer, cell.position): cell for cell in self.cells}

@@ -61,6 +61,18 @@ def load(
     return model
 
 
+def check_folder(name: str) -> None:
+    """Refuse a name that can only be that of a local folder, and is none's.
+
+    Raises:
+        ModelError: there is no such folder.
+    """
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise ModelError(
+            f"there is no folder {name!r}", "a local folder or a Hugging Face id is needed", "bathyscope models"
+        )
+
+
 def wrap(hf: Any, tokenizer: Any, *, name: str = "", revision: str | None = None) -> Model:
     """Make a `Model` of a Hugging Face model that is already in memory.
 
@@ -97,14 +109,10 @@ def check(model: Model) -> None:
 def _open(
     folder: str, shown: str, revision: str | None, dtype: torch.dtype | str, placed: Any, attention: str | None
 ) -> tuple[Any, Any]:
-    # transformers takes seconds to import, and a wrong option should be answered before that.
+    check_folder(folder)  # transformers takes seconds to import, and a wrong name is answered before that
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    if folder.startswith((".", "/", "~")) and not Path(folder).expanduser().is_dir():
-        raise ModelError(
-            f"there is no folder {shown!r}", "a local folder or a Hugging Face id is needed", "bathyscope models"
-        )
     folder = str(Path(folder).expanduser()) if folder.startswith("~") else folder
     trusted: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     try:

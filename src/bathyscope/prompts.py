@@ -4,11 +4,13 @@ Knows text and tokens, no activations. An inspection prompt is text that makes t
 whatever stands at its placeholder.
 """
 
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from bathyscope.errors import PositionError, UsageError
+from bathyscope.errors import BathyscopeWarning, PositionError, UsageError, nearest
 from bathyscope.interventions import Write, token_index
 from bathyscope.model import Model, Tokens
 
@@ -210,11 +212,19 @@ def resolve(tokens: Tokens, position: Position) -> tuple[int, ...]:
     return found
 
 
-def span_tokens(tokens: Tokens, span: Span | str) -> tuple[int, ...]:
+def span_tokens(tokens: Tokens, span: Span | str, *, called: str = "position") -> tuple[int, ...]:
     """All tokens of a substring.
+
+    Args:
+        tokens: the prompt.
+        span: the substring.
+        called: what a message calls it. Of anything but a position all words are meant, not the token that it ends in.
 
     Raises:
         PositionError: the text is not there exactly once; the tokens are shown.
+
+    Warns:
+        BathyscopeWarning: it is a part of a word that one token holds, which is taken whole.
 
     Example:
         >>> import bathyscope
@@ -228,12 +238,31 @@ def span_tokens(tokens: Tokens, span: Span | str) -> tuple[int, ...]:
     if not places or which >= len(places) or (span.occurrence is None and len(places) > 1):
         count = f"it is there {len(places)} times" if places else "it is not there"
         raise PositionError(
-            f"position {span.text!r} was given and {count}",
+            f"{called} {span.text!r} was given and {count}",
             f"the tokens are {tokens.numbered()}",
-            "more of the text around it, or its index" if places else "last, or an index",
+            _instead(tokens.text, span.text, called, there=bool(places)),
         )
     first = places[which]
-    return tuple(_tokens_of(tokens, first, first + len(span.text)))
+    found = tuple(_tokens_of(tokens, first, first + len(span.text)))
+    around = (
+        tokens.text[tokens.offsets[found[0]][0] : first]
+        + tokens.text[first + len(span.text) : tokens.offsets[found[-1]][1]]
+    )
+    if called != "position" and any(character.isalnum() for character in around):
+        taken = ", ".join(repr(tokens.texts[index]) for index in found)
+        told = f"{called} {span.text!r} is a part of a word; whole tokens are taken: {taken}"
+        warnings.warn(told, BathyscopeWarning, stacklevel=2)
+    return found
+
+
+def _instead(text: str, part: str, called: str, *, there: bool) -> str:
+    """What to give for a text that a prompt does not have exactly once."""
+    rules = {"subject": "", "keys": "an index"}.get(called, "last, or an index")
+    if there:
+        return "more of the text around it" + (", or its index" if rules else "")
+    words = re.findall(r"\w+", text)
+    likely = [nearest(part, once)] if (once := [word for word in words if text.count(word) == 1]) else []
+    return ", ".join([*likely, *([rules] if rules else [])])
 
 
 def _occurrences(text: str, part: str) -> list[int]:

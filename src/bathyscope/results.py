@@ -166,7 +166,12 @@ class Result(ABC):
         """A whole page: no network, no script from elsewhere, every text escaped."""
         from bathyscope.pages import document
 
-        return document(f"bathyscope: {self.kind}", self.page())
+        return document(f"bathyscope: {self.title}", self.page())
+
+    @property
+    def title(self) -> str:
+        """What a page is called."""
+        return self.kind
 
     def _repr_html_(self) -> str:
         return self.page()

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from bathyscope.errors import SiteError
+from bathyscope.errors import SiteError, nearest
 
 EMBEDDING_LAYER: Final = -1
 """The layer number of the embedding, wherever a layer is asked for or printed."""
@@ -70,8 +70,7 @@ class Site:
 
     def __post_init__(self) -> None:
         name = self.component
-        if name not in COMPONENTS:
-            raise SiteError(f"no site is called {name!r}", f"components are {', '.join(COMPONENTS)}", "resid_post.12")
+        check_component(name)
         if name == "embed":
             object.__setattr__(self, "layer", EMBEDDING_LAYER)
         elif name in GLOBAL and self.layer is not None:
@@ -108,7 +107,7 @@ class Site:
         raise SiteError(
             f"{text!r} is not a site",
             f"write component.layer or component.layer.head, with a component of {', '.join(COMPONENTS)}",
-            "resid_post.12",
+            _likely(text),
         )
 
     def __str__(self) -> str:
@@ -121,6 +120,17 @@ class Site:
 
     def __repr__(self) -> str:
         return f"Site({str(self)!r})"
+
+
+def check_component(name: str) -> None:
+    """Refuse what is no component, such as a site, which has a layer as well.
+
+    Raises:
+        SiteError: with the component that is most like it.
+    """
+    if name not in COMPONENTS:
+        known = f"components, without a layer, are {', '.join(COMPONENTS)}"
+        raise SiteError(f"no component is called {name!r}", known, nearest(name, COMPONENTS))
 
 
 def residual_site(layer: int) -> Site:
@@ -181,3 +191,9 @@ def check_layer(layer: int, n_layers: int) -> None:
 
 def _number(text: str | None) -> int | None:
     return None if text is None else int(text)
+
+
+def _likely(text: str) -> str:
+    """The site that a text which names none is most like."""
+    name, number = nearest(text, COMPONENTS), re.search(r"\d+", text)
+    return name if name in GLOBAL else f"{name}.{number[0] if number else 0}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bathyscope import pages
-from bathyscope.attribution.result import metric_in_words
+from bathyscope.readouts import metric_in_words
 from bathyscope.results import Result
 
 KEPT = 1000
@@ -135,7 +135,10 @@ class EdgeResult(Result):
             "corrupted": self.corrupted,
             "model": self.provenance["models"][0]["model"],
             "metric": metric_in_words(self.metric),
-            **{name: f"{value:.4f}" for name, value in self.values.items()},
+            **{
+                f"{metric_in_words(self.metric, tokens=False)}, {name}": f"{value:.4f}"
+                for name, value in self.values.items()
+            },
             "edges": f"{self.count:,} are estimated, and the strongest shown; none is measured",
         }
 

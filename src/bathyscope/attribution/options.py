@@ -15,7 +15,7 @@ from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
 from bathyscope.model import Model, Prompt, Tokens
 from bathyscope.readouts import Metric
-from bathyscope.sites import EMBEDDING_LAYER, GLOBAL, PER_HEAD, Site, parse_layers, residual_site
+from bathyscope.sites import EMBEDDING_LAYER, GLOBAL, PER_HEAD, Site, check_component, parse_layers, residual_site
 
 MEASURED = 100
 """How many effects are measured, unless said."""
@@ -99,7 +99,7 @@ class Asked:
     def nodes(self, site: Site, products: Tensor) -> list[Node]:
         """Nodes of a whole site, from attributions of its numbers, (positions, ...site shape)."""
         summed = products.double().sum(-1)
-        tokens = self.target.texts
+        tokens = self.pair.clean.texts  # one name for a position, whichever run is written into
         if site.component not in PER_HEAD:
             return [Node.of(site, at, tokens[at], float(one)) for at, one in enumerate(summed)]
         return [
@@ -122,17 +122,30 @@ class Asked:
         return [replace(node, effect=effects.get(index)) for index, node in enumerate(nodes)]
 
 
-def _sites(model: Model, components: str | Sequence[str], layers: int | str | Sequence[int]) -> tuple[Site, ...]:
+def check_attributed(components: str | Sequence[str]) -> list[str]:
+    """The components that are meant: names without a layer, of what can be written.
+
+    Raises:
+        SiteError: there is no such component.
+        UsageError: it has no attribution.
+    """
     names = components.replace(" ", "").split(",") if isinstance(components, str) else list(components)
-    chosen = parse_layers(layers, model.n_layers)
-    found = []
     for name in names:
-        if name in UNWRITTEN or "." in name:
+        check_component(name)
+        if name in UNWRITTEN:
             raise UsageError(
                 f"attributions at {name!r} were asked for",
                 "components of blocks have attributions, such as resid_post, attn_out, mlp_out, z and mlp_post",
-                'sites="z", layers="5"',
+                "z",
             )
+    return names
+
+
+def _sites(model: Model, components: str | Sequence[str], layers: int | str | Sequence[int]) -> tuple[Site, ...]:
+    names = check_attributed(components)
+    chosen = parse_layers(layers, model.n_layers)
+    found = []
+    for name in names:
         for layer in chosen:
             if name == "resid_post" or (name == "embed" and layer == EMBEDDING_LAYER):
                 found.append(model.site(residual_site(layer)))

@@ -8,13 +8,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Self
 
-from bathyscope import pages
 from bathyscope.attribution.ranks import rank_correlation
+from bathyscope.readouts import metric_in_words
 from bathyscope.results import Result
-from bathyscope.signed_maps import SignedMap, heats
+from bathyscope.signed_maps import SignedMap, drawn, number, token_name
 from bathyscope.sites import EMBEDDING_LAYER, PER_HEAD, Site
 
 DIRECT = "direct"
+LISTED = 20
+"""Nodes that a page lists."""
+FEW = 30
+"""Of fewer measured nodes a rank correlation says little."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Node:
         layer: its block; -1 is the embedding; None for what comes after all blocks.
         head: which head, where it is one.
         position: of the token, from 0.
-        token: the token as text.
+        token: the token as text; of two prompts the clean one's.
         attribution: what the method computed, in the metric's own unit.
         effect: by how much the metric changed when the node was written; None where that was not measured.
         part: "bias" for what no head has of attention, and for the biases of norm and unembedding; "positions" for
@@ -166,44 +170,42 @@ class AttributionResult(Result):
     def facts(self) -> dict[str, str]:
         """What was asked and what came out, by name, for people."""
         correlation = self.rank_correlation
+        run = "" if self.corrupted is None else f"{metric_in_words(self.metric, tokens=False)}, "
+        few = "; so few say little of the others" if len(self.measured) < min(FEW, len(self.nodes)) else ""
         return {
             **{"clean": self.clean},
             **({"corrupted": self.corrupted} if self.corrupted is not None else {}),
             "model": self.provenance["models"][0]["model"],
             "metric": metric_in_words(self.metric),
-            **{name: f"{value:.4f}" for name, value in self.values.items()},
+            **{f"{run}{name}": f"{value:.4f}" for name, value in self.values.items()},
             **(
                 {}
                 if correlation is None
-                else {"rank correlation": f"{correlation:.3f} of attribution and effect, {len(self.measured)} nodes"}
+                else {
+                    "rank correlation": f"{correlation:.3f} of attribution and effect, over the "
+                    f"{len(self.measured)} of {len(self.nodes)} nodes that were measured{few}"
+                }
             ),
             **({"note": " ".join(self.notes)} if self.notes else {}),
         }
 
     def page(self) -> str:
-        """A heat map for each component: blue raises the metric, red lowers it."""
-        return "".join(
-            pages.heat_map(
-                heading=f"{self.method}: {one.heading}",
-                facts=self.facts() if index == 0 else {},
-                corner=one.corner,
-                columns=one.columns,
-                rows=heats(one),
-            )
-            for index, one in enumerate(self.maps())
-        )
+        """A heat map for each component: blue raises the metric, red lowers it; then the largest attributions."""
+        strongest = self.strongest(LISTED)
+        largest = [
+            {
+                "place": f"{f'{node.site} {node.part}'.strip()} at {node.position} {node.token!r}",
+                "attribution": number(node.attribution, abs(strongest[0].attribution)),
+                "effect": "" if node.effect is None else number(node.effect, abs(strongest[0].attribution)),
+            }
+            for node in strongest
+        ]
+        return drawn(self.title, self.facts(), self.maps(), largest)
 
-
-def metric_in_words(metric: Mapping[str, Any]) -> str:
-    """A metric with its tokens as text.
-
-    Example:
-        >>> from bathyscope.attribution.result import metric_in_words
-        >>> metric_in_words({"readout": "Logit", "token": 7042, "token_text": " Paris"})
-        "Logit of ' Paris'"
-    """
-    tokens = [repr(value) for name, value in metric.items() if name.endswith("_text")]
-    return f"{metric['readout']} of {' and '.join(tokens)}" if tokens else str(metric["readout"])
+    @property
+    def title(self) -> str:
+        """The method."""
+        return self.method.replace("-", " ")
 
 
 def _component(node: Node) -> str:
@@ -219,7 +221,7 @@ def _row(node: Node) -> str:
 def _column(node: Node) -> str:
     if _component(node) in PER_HEAD:
         return f"head {node.head}"
-    return f"{node.position} {node.token.strip() or repr(node.token)}"
+    return token_name(node.position, node.token)
 
 
 def _mapped(heading: str, nodes: list[Node], numbers: list[float]) -> SignedMap:

@@ -9,7 +9,7 @@ from bathyscope.causal.measuring import RunOptions, concluded, measure
 from bathyscope.causal.places import named, window_notes, window_of
 from bathyscope.causal.result import CausalCell, CausalResult
 from bathyscope.engine import Cell
-from bathyscope.errors import UsageError
+from bathyscope.errors import SiteError, UsageError
 from bathyscope.interventions import CutEdges, Write
 from bathyscope.model import Model, Prompt, Tokens
 from bathyscope.patchscopes import Layers, layers_of
@@ -67,6 +67,7 @@ def attention_knockout(
 
     Raises:
         UsageError: a group that no query could look at.
+        SiteError: a layer without attention.
         CancelledError: `stop` said so.
 
     Example:
@@ -86,8 +87,7 @@ def attention_knockout(
     groups = _groups(tokens, keys, asking)
     cuts = [
         (site, group)
-        for layer in layers_of(layers, model, "pattern")
-        if layer != EMBEDDING_LAYER
+        for layer in _blocks(layers, model)
         for site in _sites(model, layer, heads=heads)
         for group in groups
     ]
@@ -115,13 +115,34 @@ def attention_knockout(
         model,
         measured,
         spec,
-        effect=f"change of the {metric.name}" + (" as a share of it (-1: nothing is left)" if unit == plain else ""),
+        effect=f"change of the {metric.in_words()}"
+        + (" as a share of it (-1: nothing is left)" if unit == plain else ""),
         metric=metric,
         prompts={"prompt": tokens},
         cells=found,
         values={"uncut": plain},
-        notes=[f"{asked} may not attend to the token of the column", *window_notes(window), *_sliding(model, tokens)],
+        notes=[
+            f"{asked} may not attend to the token of the column",
+            *window_notes(window),
+            *_sink(groups),
+            *_sliding(model, tokens),
+        ],
     )
+
+
+def _blocks(layers: Layers, model: Model) -> tuple[int, ...]:
+    """The blocks that are meant.
+
+    Raises:
+        SiteError: the embedding is among them.
+    """
+    found = layers_of(layers, model, "pattern")
+    if EMBEDDING_LAYER in found:
+        blocks = ",".join(str(layer) for layer in found if layer != EMBEDDING_LAYER)
+        raise SiteError(
+            f"layers {layers} were given", "the embedding has no attention to cut", blocks or f"0-{model.n_layers - 1}"
+        )
+    return found
 
 
 def _groups(tokens: Tokens, keys: Keys, asking: Sequence[int]) -> list[_Group]:
@@ -136,7 +157,7 @@ def _groups(tokens: Tokens, keys: Keys, asking: Sequence[int]) -> list[_Group]:
     found = []
     for name, position in ({keys: keys} if isinstance(keys, str) else keys).items():
         if isinstance(position, (str, prompts.Span)) and position not in ("last", "all"):
-            group = prompts.span_tokens(tokens, position)
+            group = prompts.span_tokens(tokens, position, called="keys")
         else:
             group = prompts.resolve(tokens, position)
         if min(group) >= last:
@@ -166,6 +187,13 @@ def _cell(
         if keys := tuple(key for key in group.keys if key < query):
             cuts += [Write(site, CutEdges(keys, missing_ok=True), query) for site in sites]
     return Cell(tokens, metric, also=tuple(cuts))
+
+
+def _sink(groups: Sequence[_Group]) -> list[str]:
+    """What has to be known of the first token."""
+    if not any(0 in group.keys for group in groups):
+        return []
+    return ["the first token is often an attention sink: its cut has effects of its own, whatever the token says"]
 
 
 def _sliding(model: Model, tokens: Tokens) -> list[str]:

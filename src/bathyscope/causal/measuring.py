@@ -7,6 +7,7 @@ from typing import Any, Final, TypedDict, Unpack
 
 import torch
 
+from bathyscope.causal.pairs import described
 from bathyscope.causal.result import CausalCell, CausalResult
 from bathyscope.engine import Cell, Patch, Plan, Read, Stop, collect, plan, run_stored
 from bathyscope.engine.plan import MEMORY_BUDGET
@@ -155,7 +156,7 @@ def concluded(  # noqa: PLR0913 (what a result consists of)
     return CausalResult(
         method=spec["method"],
         effect=effect,
-        metric=metric.spec(),
+        metric=described(model, metric),
         prompts={role: tokens.text for role, tokens in prompts.items()},
         cells=tuple(cells),
         values=values,

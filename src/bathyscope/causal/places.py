@@ -6,7 +6,24 @@ from typing import Any
 from bathyscope.errors import UsageError
 from bathyscope.model import Model, Tokens
 from bathyscope.patchscopes import Layers, layers_of
-from bathyscope.sites import EMBEDDING_LAYER, GLOBAL, PER_HEAD, Site, residual_site
+from bathyscope.sites import EMBEDDING_LAYER, GLOBAL, PER_HEAD, Site, check_component, residual_site
+
+
+def check_components(components: str | Sequence[str], *, heads: bool = False) -> tuple[str, ...]:
+    """The components that are meant: names without a layer, which every block has.
+
+    Raises:
+        SiteError: there is no such component.
+        UsageError: it has no layers, or no heads where heads are asked for.
+    """
+    names = (components,) if isinstance(components, str) else tuple(dict.fromkeys(components))
+    for name in names:
+        check_component(name)
+        if name in GLOBAL:
+            raise UsageError(f"{name} was given as a component", "those that every block has", "resid_post")
+        if heads and name not in PER_HEAD:
+            raise UsageError(f"heads of {name} were asked for", f"{', '.join(sorted(PER_HEAD))} have heads", "z")
+    return names
 
 
 def sites_of(model: Model, components: str | Sequence[str], layers: Layers, *, heads: bool) -> tuple[Site, ...]:
@@ -16,20 +33,18 @@ def sites_of(model: Model, components: str | Sequence[str], layers: Layers, *, h
 
     Raises:
         UsageError: a component has no layers or no heads, or none has any of the layers.
-        SiteError: this model has no such site, or no such layer.
+        SiteError: there is no such component, or this model has no such site or layer.
     """
-    names = [components] if isinstance(components, str) else list(dict.fromkeys(components))
+    names = check_components(components, heads=heads)
     found: list[Site] = []
     for name in names:
-        if name in GLOBAL:
-            raise UsageError(f"{name} was given as a component", "those that every block has", "resid_post")
-        if heads and name not in PER_HEAD:
-            raise UsageError(f"heads of {name} were asked for", f"{', '.join(sorted(PER_HEAD))} have heads", "z")
         for layer in layers_of(layers, model, name):
             if name == "resid_post" or layer != EMBEDDING_LAYER:
                 found += _at_layer(model, name, layer, heads=heads)
     if not found:
-        raise UsageError(f"layers {layers} of {', '.join(names)} were given", "at least one is needed", "all")
+        raise UsageError(
+            f"layers {layers} of {', '.join(names)} were given", "only resid_post has the embedding for a layer", "all"
+        )
     return tuple(found)
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
-from bathyscope import pages
 from bathyscope.errors import UsageError
+from bathyscope.readouts import metric_in_words
 from bathyscope.results import Result
-from bathyscope.signed_maps import SignedMap, heats
+from bathyscope.signed_maps import SignedMap, drawn, number, token_name
 from bathyscope.sites import EMBEDDING_LAYER
+
+LISTED: Final = 20
+"""Cells that a page lists."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,12 @@ class CausalCell:
     token: str
     value: float
     effect: float
+
+    @property
+    def place(self) -> str:
+        """The site, and the token where there is one, as people read them."""
+        at = repr(self.token) if self.position is None else f"{self.position} {self.token!r}"
+        return f"{self.site} at {at}" if self.token or self.position is not None else self.site
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +125,7 @@ class CausalResult(Result):
         for cell in self.cells:
             component = cell.site.split(".")[0].replace("embed", "resid_post")
             row = "embed" if cell.layer == EMBEDDING_LAYER else "" if cell.layer is None else str(cell.layer)
-            column = cell.token or "all" if cell.position is None else f"{cell.position} {cell.token}"
+            column = cell.token or "all" if cell.position is None else token_name(cell.position, cell.token)
             if cell.head is not None:
                 component, column = f"{component}, {column}" if column != "all" else component, f"head {cell.head}"
             groups.setdefault(component, []).append((row, column, cell.effect))
@@ -124,25 +133,23 @@ class CausalResult(Result):
 
     def facts(self) -> dict[str, str]:
         """What was asked and what came out, by name, for people."""
-        metric = ", ".join(f"{name} {value!r}" for name, value in self.metric.items() if name != "readout")
+        measured = metric_in_words(self.metric, tokens=False)
         return {
             **self.prompts,
             "model": self.provenance["models"][0]["model"],
-            "metric": f"{self.metric['readout']}: {metric}",
-            **{f"{self.metric['readout']} {name}": f"{value:.4g}" for name, value in self.values.items()},
+            "metric": metric_in_words(self.metric),
+            **{f"{measured}, {name.replace('_', ' ')}": f"{value:.4g}" for name, value in self.values.items()},
             "effect": self.effect,
             **({"note": "; ".join(self.notes)} if self.notes else {}),
         }
 
     def page(self) -> str:
-        """A heat map for each component: blue above 0, red below."""
-        return "".join(
-            pages.heat_map(
-                heading=f"{self.method}: {one.heading}",
-                facts=self.facts() if index == 0 else {},
-                corner=one.corner,
-                columns=one.columns,
-                rows=heats(one),
-            )
-            for index, one in enumerate(self.maps())
-        )
+        """A heat map for each component: blue above 0, red below; then the largest effects."""
+        strongest = self.strongest(LISTED)
+        largest = [{"place": cell.place, "effect": number(cell.effect, abs(strongest[0].effect))} for cell in strongest]
+        return drawn(self.title, self.facts(), self.maps(), largest)
+
+    @property
+    def title(self) -> str:
+        """The method."""
+        return self.method.replace("-", " ")

@@ -180,7 +180,8 @@ def causal_tracing(  # noqa: PLR0913 (what is noised, restored, and how)
     tokens = model.tokenize(prompt)
     rule = NoiseRule.parse(noise) if isinstance(noise, str) else noise
     positions = prompts.resolve(tokens, position)
-    noised = prompts.span_tokens(tokens, subject) if isinstance(subject, str) else prompts.resolve(tokens, subject)
+    span = isinstance(subject, str)
+    noised = prompts.span_tokens(tokens, subject, called="subject") if span else prompts.resolve(tokens, subject)
     asked = _Asked(model, tokens, noised, metric, rule.strength(model), rule.uniform, samples, seed)
     places = [(site, index) for site in sites_of(model, component, layers, heads=False) for index in positions]
     windows = [window_of(site, 1 if site.component in STREAM else window, model.n_layers) for site, _ in places]
@@ -209,7 +210,7 @@ def causal_tracing(  # noqa: PLR0913 (what is noised, restored, and how)
         model,
         measured,
         spec,
-        effect=f"mean {metric.name} with the place put back, less that of the noised runs",
+        effect=f"mean {metric.in_words()} with the place put back, less that of the noised runs",
         metric=metric,
         prompts={"prompt": tokens},
         cells=found,

@@ -3,9 +3,10 @@
 Importing it loads neither torch nor transformers: commands import what they call.
 """
 
+import re
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -39,6 +40,14 @@ from bathyscope.errors import BathyscopeError
 
 __all__ = ["app", "main"]
 
+WORDINGS: Final = {
+    "Value error, ": "",
+    r"Input should be greater than or equal to (\S+)": r"it must be at least \1",
+    r"Input should be less than or equal to (\S+)": r"it must be at most \1",
+    r"Input should be a valid integer.*": "a whole number is needed",
+    r"Input should be a valid number.*": "a number is needed",
+}
+"""How the library below typer words a refusal, and how it is said here."""
 INTERRUPTED = 130
 """Exit code of a command that was stopped with Ctrl-C, as shells expect it."""
 
@@ -144,7 +153,10 @@ def _explain(error: Exception) -> int:
         return error.exit_code
     if isinstance(error, typer.TyperException):  # what typer says of options and arguments
         # Without a message it has printed the help that was due.
-        if message := error.format_message().replace("Value error, ", ""):
+        message = error.format_message()
+        for theirs, ours in WORDINGS.items():
+            message = re.sub(theirs, ours, message)
+        if message:
             context = getattr(error, "ctx", None)
             end = "" if message[-1] in ".?" else "."
             terminal.complain(f"{message}{end} Try: {context.command_path if context else 'bathyscope'} --help")

@@ -72,7 +72,12 @@ def command(
     given |= {"--steps": steps, "--measure": measure != MEASURED}
     _check_taken(name, given, pairs)
     count = _count(measure)
-    effects.check(tuple(one for one in (clean, corrupted) if one is not None), layers, revision, model, out)
+    prompts = tuple(one for one in (clean, corrupted) if one is not None)
+    effects.check(prompts, (answer, wrong_answer), layers, revision, model, out)
+    if site:
+        from bathyscope.attribution.options import check_attributed
+
+        check_attributed(site)
     shown = terminal.may_animate(as_json=as_json)
     read = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
     notes: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ CHOSEN: Final = {
     "control_random": "ran-\ndom",
     "control_mean": "mean\n",
     "control_shuffled": "shuf-\nfled",
-    "control_no_activation": "zeros\n",
+    "control_no_activation": "no-acti-\nvation",
     "control_unpatched": "un-\npatched",
     "control_prompting": "prompt-\ning",
 }
@@ -31,7 +31,7 @@ ORACLES: Final = {
     "control_random_oracle": "ran-\ndom",
     "control_mean_oracle": "mean\n",
     "control_shuffled_oracle": "shuf-\nfled",
-    "control_no_activation_oracle": "zeros\n",
+    "control_no_activation_oracle": "no-acti-\nvation",
 }
 LENSES: Final = {"logit_lens": "logit\nlens", "tuned_lens": "tuned\nlens"}
 

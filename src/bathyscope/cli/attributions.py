@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bathyscope.cli import showing, signed, terminal
+from bathyscope.signed_maps import number
 
 if TYPE_CHECKING:
     from bathyscope.attribution import AttributionResult, CompletenessResult, EdgeResult
@@ -53,13 +54,13 @@ def _nodes(result: "AttributionResult", console: Console, top: int) -> None:
         return
     measured = any(node.effect is not None for node in strongest)
     table = terminal.grid("site", "token", "attribution", *(["effect"] if measured else []), texts=[])
-    largest = max(abs(number) for node in strongest for number in (node.attribution, node.effect or 0.0))
+    largest = max(abs(value) for node in strongest for value in (node.attribution, node.effect or 0.0))
     for node in strongest:
-        effect = [signed.number(node.effect, largest) if node.effect is not None else "not measured"]
+        effect = [number(node.effect, largest) if node.effect is not None else "not measured"]
         table.add_row(
             f"{node.site} {node.part}".strip(),
             terminal.cell(f"{node.position} {node.token!r}"),
-            signed.number(node.attribution, largest),
+            number(node.attribution, largest),
             *(effect if measured else []),
         )
     console.print()
@@ -72,7 +73,7 @@ def _edges(result: "EdgeResult", console: Console, top: int) -> None:
         return
     table = terminal.grid("from", "to", "attribution", texts=[])
     for edge in strongest:
-        table.add_row(edge.sender, edge.receiver, signed.number(edge.attribution, abs(strongest[0].attribution)))
+        table.add_row(edge.sender, edge.receiver, number(edge.attribution, abs(strongest[0].attribution)))
     console.print()
     console.print(table)
 

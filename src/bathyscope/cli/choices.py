@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,9 +28,13 @@ def readable(text: str | None) -> str | None:
 
 
 def model_name(name: str | None) -> str | None:
-    """Refuse an empty name, which a shell makes of a variable that is not set."""
+    """Refuse an empty name, which a shell makes of a variable that is not set, and a folder that is not there."""
     if name == "":
         raise UsageError("an empty model name was given", "a Hugging Face id or a local folder", "bathyscope models")
+    if name is not None:
+        from bathyscope.loading import check_folder  # of two models, none is loaded before both are there
+
+        check_folder(name)
     return readable(name)
 
 
@@ -38,7 +42,7 @@ def check_text(text: str) -> None:
     """Refuse an empty prompt."""
     if not text:
         raise UsageError(
-            "an empty prompt was given", "a prompt needs at least one token", 'bathyscope patchscope "Barack Obama"'
+            "an empty prompt was given", "a prompt needs at least one token", 'a text, such as "Barack Obama"'
         )
 
 
@@ -160,13 +164,6 @@ def controls(names: str | None, texts: Sequence[str] | None, seed: int) -> "Cont
             "--controls mean",
         )
     return found
-
-
-def nearest(typed: str, names: Iterable[str]) -> str:
-    """The name that is most like what was typed."""
-    import difflib
-
-    return difflib.get_close_matches(typed, list(names), 1, 0)[0]
 
 
 @contextmanager

@@ -11,9 +11,10 @@ from bathyscope.cli import choices, signed, terminal
 from bathyscope.cli.opening import opened
 from bathyscope.cli.showing import show_or_save
 from bathyscope.cli.stopping import stoppable
+from bathyscope.signed_maps import number
 
 if TYPE_CHECKING:
-    from bathyscope.causal import CausalCell, CausalResult
+    from bathyscope.causal import CausalResult
     from bathyscope.model import Model
     from bathyscope.readouts import Metric
 
@@ -21,11 +22,21 @@ STRONGEST = 5
 
 
 def check(
-    prompts: "tuple[str, ...]", layers: str | None, revision: str | None, model: str | None, out: Path | None
+    prompts: "tuple[str, ...]",
+    answers: "tuple[str | None, ...]",
+    layers: str | None,
+    revision: str | None,
+    model: str | None,
+    out: Path | None,
 ) -> None:
     """Refuse what can be refused without a model."""
     for prompt in prompts:
         choices.check_text(prompt)
+    if given := [answer for answer in answers if answer is not None]:
+        from bathyscope.readouts.tokens import check_answer
+
+        for answer in given:
+            check_answer(answer)
     choices.check_revision(revision, model)
     if layers is not None:
         choices.check_layers(layers, "--layers")
@@ -97,20 +108,10 @@ def _show(result: "CausalResult", console: Console) -> None:
         console.print(terminal.cell(f"{name}: {text}", wrap=True))
     signed.show(result.maps(), console)
     console.print()
-    strongest = ", ".join(f"{_place(cell)} {cell.effect:+.3f}" for cell in result.strongest(STRONGEST))
+    cells = result.strongest(STRONGEST)
+    strongest = ", ".join(f"{cell.place} {number(cell.effect, abs(cells[0].effect))}" for cell in cells)
     console.print(terminal.cell(f"Largest effects: {strongest}", wrap=True))
     console.print(terminal.cell("Layers count from 0; embed is what comes before them.", "dim", wrap=True))
-
-
-def _place(cell: "CausalCell") -> str:
-    at = (
-        f" at {cell.position} {cell.token!r}"
-        if cell.position is not None
-        else f" at {cell.token!r}"
-        if cell.token
-        else ""
-    )
-    return cell.site + at
 
 
 def _token(model: "Model", prompt: str, text: str | None, notes: list[str]) -> str | int:
@@ -123,9 +124,8 @@ def _token(model: "Model", prompt: str, text: str | None, notes: list[str]) -> s
         notes.append(f"the answer is {own!r}, which the model says itself; another: --answer TEXT")
         return own
     found = answer_token(model, text, after=prompt)
-    if found.whole != text or found.n_tokens > 1:
-        part = f", the first of {found.n_tokens} tokens" if found.n_tokens > 1 else ""
-        notes.append(f"{text!r} is measured as {found.token!r}{part}")
+    if found.n_tokens > 1:  # that a space was put before it goes without saying
+        notes.append(f"{text!r} is measured as {found.token!r}, the first of {found.n_tokens} tokens")
     return _named(model, found.id)
 
 

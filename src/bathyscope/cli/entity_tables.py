@@ -57,14 +57,17 @@ def _by_layer(result: "EntityResolutionResult") -> Table:
     there = [name for name in (*SCORES, *WORDS) if any(record.get(name) is not None for record in result.records)]
     for name in there:
         table.add_column(Text((SCORES | WORDS)[name], "" if name in MAIN else "dim"), no_wrap=True)
-    peak = max(record["rouge_l"] for record in result.records)
+    peak = max(record["rouge_l"] for record in result.records) or None
     for record in result.records:
-        label = "embed" if record["layer"] == EMBEDDING_LAYER else str(record["layer"])
-        table.add_row(Text(label), *(_figure(record, name, peak) for name in there))
+        table.add_row(Text(_layer(record["layer"])), *(_figure(record, name, peak) for name in there))
     if result.early:
         table.add_section()
         table.add_row(Text(str(result.early["layer"])), *(_figure(result.early, name, None) for name in there))
     return table
+
+
+def _layer(layer: int) -> str:
+    return "embed" if layer == EMBEDDING_LAYER else str(layer)
 
 
 def _figure(record: Mapping[str, Any], name: str, peak: float | None) -> Text:
@@ -78,14 +81,15 @@ def _by_tokens(records: Sequence[Mapping[str, Any]]) -> Table:
     table = terminal.grid("tokens", "names", "resolve", "median layer", "ROUGE-L at the chosen layer", "peak", texts=())
     for record in records:
         median, bounds = record["median_layer"], record["median_layer_interval"]
-        low, high = record["rouge_l_interval"]
+        since = "" if median is None else f"{median:g}"
         table.add_row(
             record["tokens"],
             str(record["n"]),
             str(record["resolved"]),
-            "" if median is None else f"{median:g} ({bounds[0]:g} to {bounds[1]:g})",
-            f"{_share(record['rouge_l'])} ({_share(low)} to {_share(high)})",
-            str(record["peak_layer"]),
+            # One name has no interval: drawn again, it is itself.
+            f"{since} ({bounds[0]:g} to {bounds[1]:g})" if record["resolved"] > 1 else since,
+            _interval(record, "rouge_l") if record["n"] > 1 else _share(record["rouge_l"]),
+            "" if record["peak_layer"] is None else _layer(record["peak_layer"]),
         )
     return table
 
@@ -119,9 +123,10 @@ def _interval(record: Mapping[str, Any], name: str) -> str:
 def _legend(result: "EntityResolutionResult") -> Iterator[str]:
     widest = max(high - low for low, high in (record["rouge_l_interval"] for record in result.records))
     telling = result.records[0]["n_telling"]
+    early = "; the last row is the mean of these blocks" if result.early else ""
     yield (
-        f"* marks the best layer; the last row is the mean of these blocks. Shares are of the {telling} entities with "
-        f"telling words. The widest interval of ROUGE-L is \u00b1{widest / 2:.3f}; --json and --out have all of them."
+        f"* marks the best layer{early}. Shares are of the {telling} entities with telling words. "
+        f"The widest interval of ROUGE-L is \u00b1{widest / 2:.3f}; --json and --out have all of them."
     )
     yield from result.notes
 

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from bathyscope.cli import choices, text_files
+from bathyscope.cli import text_files
 from bathyscope.cli.fit_request import LENGTH, POSITIONS, Request
-from bathyscope.errors import UsageError
+from bathyscope.errors import UsageError, nearest
 from bathyscope.sites import residual_site
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def method_name(name: str) -> str:
         raise UsageError(
             f"--method {name} was given",
             f"methods are {', '.join(METHODS)}",
-            f"--method {choices.nearest(name, METHODS)}",
+            f"--method {nearest(name, METHODS)}",
         )
     return name
 

@@ -11,7 +11,7 @@ def command(
     answer: causal.Answer = None,
     queries: causal.Queries = "last",
     keys: causal.Keys = None,
-    layers: options.Layers = None,
+    layers: causal.Blocks = None,
     heads: causal.Heads = False,
     window: causal.Window = 9,
     model: options.ModelName = None,
@@ -38,7 +38,7 @@ def command(
       bathyscope knockout "The capital of France is" --queries France --keys capital --json
     """
     del debug  # its callback has done the work
-    effects.check((prompt,), layers, revision, model, out)
+    effects.check((prompt,), (answer,), layers, revision, model, out)
     read = open_model(
         model, revision=revision, dtype=dtype, attention=attention, shown=terminal.may_animate(as_json=as_json)
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bathyscope.cli import choices
-from bathyscope.errors import UsageError
+from bathyscope.errors import UsageError, nearest
 
 CANDIDATES: Final = 5
 """Likeliest tokens that are kept unless said."""
@@ -111,7 +111,7 @@ def lens_name(name: str) -> str:
     raise UsageError(
         f"no lens is called {name!r}",
         f"lenses are {', '.join(LENSES)}",
-        f"bathyscope lens {choices.nearest(name, LENSES)}",
+        f"bathyscope lens {nearest(name, LENSES)}",
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bathyscope.cli import choices, terminal
-from bathyscope.errors import StorageError, UsageError
+from bathyscope.errors import StorageError, UsageError, nearest
 from bathyscope.sites import Site, parse_layers
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def mapping(name: str | None, factor: float | None) -> "Mapping":
         raise UsageError(
             f"--mapping {name} was given",
             f"it is neither a name ({', '.join(MAPPINGS)}) nor a file that is there",
-            f"--mapping {choices.nearest(name, MAPPINGS)}",
+            f"--mapping {nearest(name, MAPPINGS)}",
         )
     return load(Path(name))
 

@@ -54,7 +54,9 @@ def command(
     facts = relations_of(relations)  # a bad file is told before a model is waited for
 
     from bathyscope import studies
+    from bathyscope.studies.multihop_study.queries import draw_queries
 
+    draw_queries(facts)  # so are relations that make no query
     shown = terminal.may_animate(as_json=as_json)
     read = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
     budget = (memory or 2048) * 2**20

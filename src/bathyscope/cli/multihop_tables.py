@@ -48,13 +48,15 @@ def show(result: "MultihopResult", console: Console) -> None:
     for name, shown in {"chosen_cells": "chosen cells (read, written)", "best_cell": "best cell, not held out"}.items():
         table.add_row(shown, *(_cells(record[name], record) for record in result.records))
     console.print(table)
-    joined = terminal.grid("first hop, second hop", texts=())
+    joined = terminal.grid(texts=())
+    joined.padding = (0, 1, 0, 0)
+    joined.add_column(Text("first hop,\nsecond hop"))  # it may wrap, so that figures keep their width
     for head in ("queries", "hop 1", "hop 2", "both", "vanilla", "patched", "oracle 1", "oracle 2"):
         joined.add_column(Text(head.replace(" ", "\n")), no_wrap=True, justify="right")
     for record in result.joins:
         names = ("queries", "hop1", "hop2", "both", "vanilla", "patched", "oracle_1", "oracle_2")
         shown = f"{record['first_relation']}, {record['second_relation']}"
-        joined.add_row(terminal.cell(shown), *(str(record[name]) for name in names))
+        joined.add_row(terminal.cell(shown, wrap=True), *(str(record[name]) for name in names))
     console.print(joined)
     for line in result.notes:
         console.print(Text(terminal.clean(line), "dim"), no_wrap=False)

@@ -41,12 +41,14 @@ def command(
       bathyscope patch "The boats" "The boat" --answer are --wrong-answer is --direction noising --out map.html
     """
     del debug  # its callback has done the work
-    effects.check((clean, corrupted), layers, revision, model, out)
+    effects.check((clean, corrupted), (answer, wrong_answer), layers, revision, model, out)
+    from bathyscope.causal import activation_patching
+    from bathyscope.causal.places import check_components
+
+    components = check_components(site or "resid_post", heads=heads)  # told before a model is waited for
     read = open_model(
         model, revision=revision, dtype=dtype, attention=attention, shown=terminal.may_animate(as_json=as_json)
     )
-    from bathyscope.causal import activation_patching
-
     effects.run(
         activation_patching,
         read,
@@ -59,7 +61,7 @@ def command(
         explain=explain,
         stored=stored,
         memory=memory,
-        component=site or "resid_post",
+        component=components,
         layers=layers or "all",
         position=choices.position(at),
         together=together,

@@ -1,6 +1,5 @@
 """Maps of numbers with signs, in the terminal: blue above 0, red below. Knows numbers, not what they are of."""
 
-import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -10,7 +9,7 @@ from rich.text import Text
 
 from bathyscope.cli import terminal
 from bathyscope.cli.heatmaps import fitting, print_row
-from bathyscope.signed_maps import SignedMap
+from bathyscope.signed_maps import SignedMap, number
 
 ABOVE: Final = (("#87afd7", "#000000"), ("#5f87d7", "#000000"), ("#005fd7", "#ffffff"), ("#0000af", "#ffffff"))
 BELOW: Final = (("#d7af87", "#000000"), ("#d7875f", "#000000"), ("#d75f00", "#000000"), ("#af0000", "#ffffff"))
@@ -18,7 +17,6 @@ BELOW: Final = (("#d7af87", "#000000"), ("#d7875f", "#000000"), ("#d75f00", "#00
 
 FAINT: Final = 0.05
 """What is a smaller share of the largest number has no colour."""
-DIGITS: Final = 3
 WIDEST, NARROWEST = 14, 7
 """Columns of a square's head, and of a square."""
 
@@ -30,7 +28,8 @@ def show(maps: Iterable[SignedMap], console: Console) -> None:
         console.print(terminal.cell(one.heading, "bold", wrap=True))
         label = max(len(one.corner), *(cell_len(name) for name in one.rows), 1)
         heads = [terminal.clean(head) for head in one.columns]
-        wanted = max(NARROWEST, *(min(WIDEST, cell_len(head)) for head in heads))
+        shown = [number(value, one.largest) for row in one.rows.values() for value in row if value is not None]
+        wanted = max(NARROWEST, *map(len, shown), *(min(WIDEST, cell_len(head)) for head in heads))
         for columns in fitting(len(heads), console.width - label, wanted):
             print_row(console, label, one.corner, [Text(heads[column], "bold") for column in columns], wanted)
             for name, numbers in one.rows.items():
@@ -41,19 +40,6 @@ def show(maps: Iterable[SignedMap], console: Console) -> None:
         for background, text in (*reversed(BELOW), *ABOVE):
             scale.append("   ", f"{text} on {background}")
         console.print(scale.append(" largest above 0"))
-
-
-def number(value: float, largest: float) -> str:
-    """A number with its sign, to a precision that all numbers of a map share.
-
-    Example:
-        >>> from bathyscope.cli.signed import number
-        >>> number(1.25, 20.0), number(-0.00312, 0.02)
-        ('+1.2', '-0.0031')
-    """
-    decimals = max(0, DIGITS - 1 - math.floor(math.log10(largest))) if largest > 0 else 0
-    text = f"{value:+.{decimals}f}"
-    return text if float(text) else f"{0:.{decimals}f}"
 
 
 def _painted(value: float | None, largest: float, width: int) -> Text:

@@ -53,7 +53,7 @@ def command(
     del debug  # its callback has done the work
     numbers = _factors(factors)
     _check(positive, negative, saved, layer, keep)
-    effects.check((prompt, *(positive or ()), *(negative or ())), None, revision, model, out)
+    effects.check((prompt, *(positive or ()), *(negative or ())), (), None, revision, model, out)
     shown = terminal.may_animate(as_json=as_json)
     read = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
     direction = _direction(read, positive, negative, layer, at, saved)

@@ -28,14 +28,16 @@ FORECAST_AFTER: Final = 5.0
 
 @app.callback()
 def root() -> None:
-    """Compare methods on a whole text: with intervals, controls and a seed.
+    """Ask one question of many texts, names or facts: with controls and a seed.
 
-    Each study measures every method at the same positions of the same text, and
-    says how far its figures would move on other text of the kind.
+    Each study measures its methods and their controls on the same items, and
+    says how far its figures would move on other items of the kind. next-token
+    reads a text of yours; the others have tables of the project's own.
 
     Examples:
       bathyscope study next-token --text news.txt --methods logit-lens,token-identity --positions 100
-      bathyscope study next-token --text news.txt --methods token-identity --positions 50 --json
+      bathyscope study entity-resolution --entities 20
+      bathyscope study tokenization --words 8 --json
     """
 
 

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from bathyscope.studies import TokenizationResult
 
 COLUMNS: Final = {
-    ("last", "whole"): "whole\nlast",
-    ("middle", "whole"): "word\nmiddle",
-    ("first", "whole"): "\nfirst",
-    ("last", "alone"): "last\nalone",
-    ("last", "swapped"): "swap-\nped",
-    ("last", "shuffled"): "other\nword",
+    ("last", "whole"): "whole,\nlast",
+    ("middle", "whole"): "whole,\nmiddle",
+    ("first", "whole"): "whole,\nfirst",
+    ("last", "alone"): "whole,\nalone",
+    ("last", "swapped"): "whole,\nswapped",
+    ("last", "shuffled"): "another\nword",
     ("last", "gloss"): "gloss\n",
-    ("last", "gloss_shuffled"): "other\ngloss",
+    ("last", "gloss_shuffled"): "another's\ngloss",
     ("last", "own"): "own\nletters",
 }
 """Columns by piece and field."""
@@ -33,8 +33,9 @@ def show(result: "TokenizationResult", console: Console) -> None:
     model = result.provenance["models"][0]["model"]
     console.print(terminal.cell(f"{result.heading}: {model}", wrap=True))
     console.print(_by_layer(result))
-    console.print(terminal.cell("Words that the last piece reads as at some layer:", wrap=True))
-    console.print(_words(result))
+    if any(record["layer"] is not None for record in result.words):
+        console.print(terminal.cell("Words that the last piece reads as at some layer:", wrap=True))
+        console.print(_words(result))
     for line in (*_found(result), *_legend(result)):
         console.print(Text(terminal.clean(line), "dim"), no_wrap=False)
 

@@ -42,11 +42,13 @@ def command(
       bathyscope trace "The capital of France is" --subject France --explain --json
     """
     del debug  # its callback has done the work
-    effects.check((prompt,), layers, revision, model, out)
+    effects.check((prompt,), (answer,), layers, revision, model, out)
     from bathyscope.causal import NoiseRule, causal_tracing
+    from bathyscope.causal.places import check_components
     from bathyscope.causal.tracing import COMPONENTS
 
     rule = NoiseRule.parse(noise)  # a bad one is told before a model is waited for
+    components = check_components(site or COMPONENTS)
     read = open_model(
         model, revision=revision, dtype=dtype, attention=attention, shown=terminal.may_animate(as_json=as_json)
     )
@@ -62,7 +64,7 @@ def command(
         explain=explain,
         stored=stored,
         memory=memory,
-        component=site or COMPONENTS,
+        component=components,
         layers=layers or "all",
         position=choices.position(at),
         window=window,

@@ -59,6 +59,22 @@ def two_hops(relations: Iterable[Relation]) -> tuple[TwoHop, ...]:
     )
 
 
+def joined_with(relation: Relation, others: Iterable[Relation]) -> tuple[str, ...]:
+    """The names of the others that make a question with a relation, before it or behind it.
+
+    Args:
+        relation: any.
+        others: those that may stand beside it.
+
+    Example:
+        >>> from bathyscope.facts import own_relation, own_relations
+        >>> from bathyscope.facts.joins import joined_with
+        >>> joined_with(own_relation("person-occupation"), own_relations().values())
+        ()
+    """
+    return tuple(other.name for other in others if two_hops((relation, other)))
+
+
 def _questions(first: Relation, fact: Fact, relations: tuple[Relation, ...]) -> Iterator[TwoHop]:
     if first.hop1_template is None:
         return

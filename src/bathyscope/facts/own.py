@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from types import MappingProxyType
 
-from bathyscope.errors import UsageError
+from bathyscope.errors import UsageError, nearest
 from bathyscope.facts.relations import Relation, relation_of
 
 
@@ -38,5 +38,6 @@ def own_relation(name: str) -> Relation:
     """
     if name not in own_relations():
         there = ", ".join(own_relations())
-        raise UsageError(f"no relation is called {name!r}", f"there are {there}", "one of them, or a FILE.json")
+        likely = nearest(name, own_relations())
+        raise UsageError(f"no relation is called {name!r}", f"there are {there}", f"{likely}, or a FILE.json")
     return own_relations()[name]

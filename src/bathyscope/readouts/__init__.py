@@ -34,6 +34,7 @@ __all__ = [
     "Several",
     "Surprisal",
     "answer_token",
+    "metric_in_words",
     "normalized",
     "readout_of",
     "token_id",
@@ -71,3 +72,21 @@ def readout_of(spec: Mapping[str, Any]) -> Readout:
     if kind is None:
         raise UsageError(f"no readout is called {spec['readout']!r}", f"readouts are {', '.join(READOUTS)}, Several")
     return kind(**{entry.name: spec[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
+
+
+def metric_in_words(spec: Mapping[str, Any], *, tokens: bool = True) -> str:
+    """A metric as people read it.
+
+    Args:
+        spec: of a metric, with the texts of its tokens where they were given as ids.
+        tokens: whether they are named, too.
+
+    Example:
+        >>> from bathyscope.readouts import metric_in_words
+        >>> metric_in_words({"readout": "LogitDiff", "answer": " are", "wrong_answer": 314, "wrong_answer_text": " is"})
+        "logit difference of ' are' and ' is'"
+    """
+    kind = READOUTS.get(spec["readout"])
+    name = kind.in_words() if kind is not None and issubclass(kind, Metric) else str(spec["readout"])
+    named = [repr(spec.get(f"{one}_text", spec[one])) for one in ("token", "answer", "wrong_answer") if one in spec]
+    return f"{name} of {' and '.join(named)}" if tokens and named else name

@@ -21,6 +21,11 @@ class Metric(Readout):
     name: ClassVar[str]
     """What the number is called."""
 
+    @classmethod
+    def in_words(cls) -> str:
+        """The name for people, such as "logit difference"."""
+        return cls.name.replace("_diff", " difference").replace("_", "-")
+
     @abstractmethod
     def measure(self, model: Model, logits: Tensor) -> Tensor:
         """The number of each run, (runs,), from its logits, (runs, d_vocab)."""

@@ -53,6 +53,16 @@ class AnswerToken:
     n_tokens: int
 
 
+def check_answer(answer: str) -> None:
+    """Refuse an answer without a character that is seen.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if not answer.strip():
+        raise UsageError(f"the answer {answer!r} was given", "a text with a character that is seen", "--answer Paris")
+
+
 def answer_token(model: Model, answer: str, *, after: str) -> AnswerToken:
     """The token that an answer begins with where it follows a prompt, found in the two together.
 
@@ -72,8 +82,7 @@ def answer_token(model: Model, answer: str, *, after: str) -> AnswerToken:
         >>> answer_token(bathyscope.load(), "Paris", after="The capital of France is").token
         ' Paris'
     """
-    if not answer.strip():
-        raise UsageError(f"the answer {answer!r} was given", "a text with a character that is seen", "--answer Paris")
+    check_answer(answer)
     whole = f" {answer}" if _needs_space(after, answer) else answer
     tokens = model.tokenize(after + whole)
     index = next(number for number, (_, stop) in enumerate(tokens.offsets) if stop > len(after))

@@ -23,7 +23,8 @@ class StudyResult(Result):
         records: one a measurement, as `rows` gives them.
         provenance: models, everything that was asked, versions.
         notes: what a reader has to know of the figures: conventions, what was fitted, what was left out.
-        controls: the same measurements of what should not work, or of what bounds it; one record each.
+        controls: the same measurements of what should not work, or of what bounds it; one record each, where they
+            are not fields of the records.
         plans: how it was computed, by name (`engine.Plan.to_dict`).
         timing: seconds without loading the models, cells, those computed now.
         run: the run's id in the store, where one was given.
@@ -49,7 +50,8 @@ class StudyResult(Result):
         return {
             "kind": self.kind,
             "rows": self.rows(),
-            "controls": [dict(record) for record in self.controls],
+            # Where controls stand in the rows themselves, an empty list would say that none ran.
+            **({"controls": [dict(record) for record in self.controls]} if self.controls else {}),
             "notes": list(self.notes),
             "provenance": dict(self.provenance),
             "plans": {name: dict(plan) for name, plan in self.plans.items()},
@@ -65,11 +67,16 @@ class StudyResult(Result):
             records=tuple(data["rows"]),
             provenance=data["provenance"],
             notes=tuple(data["notes"]),
-            controls=tuple(data["controls"]),
+            controls=tuple(data.get("controls", ())),
             plans=data["plans"],
             timing=data["timing"],
             run=data["run"],
         )
+
+    @property
+    def title(self) -> str:
+        """The heading."""
+        return self.heading
 
     def page(self) -> str:
         """The table, and that of the controls below it."""

@@ -47,6 +47,18 @@ Subject = Annotated[
         rich_help_panel=CHANGE,
     ),
 ]
+Blocks = Annotated[
+    str | None,
+    typer.Option(
+        "--layers",
+        metavar="all|3|3,7|0-10",
+        callback=readable,
+        show_default="all",
+        help="The blocks in whose attention edges are cut, the middle one of each window, such as --layers 0-10. They "
+        "count from 0; the embedding has no attention.",
+        rich_help_panel=READ,
+    ),
+]
 Answer = Annotated[
     str | None,
     typer.Option(

@@ -60,7 +60,7 @@ Seed = Annotated[
         "--seed",
         metavar="N",
         min=0,
-        help="Decides which positions are drawn, such as --seed 1: the same seed measures the same.",
+        help="Decides which items and controls are drawn, such as --seed 1: the same seed measures the same.",
         rich_help_panel=MEASURE,
     ),
 ]

@@ -92,7 +92,7 @@ COLUMNS = {
     "control_random": "random, chosen",
     "control_mean": "mean, chosen",
     "control_shuffled": "shuffled, chosen",
-    "control_no_activation": "zeros, chosen",
+    "control_no_activation": "no-activation, chosen",
     "control_unpatched": "unpatched",
     "control_prompting": "prompting",
     "logit_lens": "logit lens",
@@ -101,7 +101,7 @@ COLUMNS = {
     "control_random_oracle": "ORACLE random",
     "control_mean_oracle": "ORACLE mean",
     "control_shuffled_oracle": "ORACLE shuffled",
-    "control_no_activation_oracle": "ORACLE zeros",
+    "control_no_activation_oracle": "ORACLE no-activation",
 }
 """The figures of a record that are shown, and what they are called."""
 

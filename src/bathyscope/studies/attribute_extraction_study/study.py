@@ -80,7 +80,7 @@ def attribute_extraction(
         records=tuple(record for table in tables for record in table.records(len(tables))),
         provenance=provenance([model.provenance()], spec),
         notes=tuple(_notes(asked)),
-        plans={"first cells": measuring.plan(measuring.groups[0]).to_dict()},
+        plans={f"first of {len(measuring.groups)} parts": measuring.plan(measuring.groups[0]).to_dict()},
         timing={
             "seconds": round(seconds, 4),
             "cells": measuring.n_cells,
@@ -144,7 +144,7 @@ def _notes(asked: Asked) -> Iterator[str]:
     )
     yield (
         "random: a Gaussian vector at the norm of what it replaces, another for each sentence; mean: of the relation's "
-        "sentences; shuffled: the sentence of another object; zeros: no activation; unpatched: nothing written; "
+        "sentences; shuffled: the sentence of another object; no-activation: zeros; unpatched: nothing written; "
         "prompting: the subject itself in the template"
     )
     yield f"lenses: the object's first token is among the {spec['top']} likeliest at the subject"

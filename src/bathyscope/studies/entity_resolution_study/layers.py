@@ -65,7 +65,8 @@ def by_tokens(
         record |= {"resolved": len(reached), "unresolved": len(members) - len(reached)}
         record |= _median(reached, seed)
         record |= tallied("rouge_l", chosen[members], Bootstrap.of([*range(len(members))], seed=seed))
-        record["peak_layer"] = layers[int(numpy.nanmean(scores[members], 0).argmax())]
+        means = numpy.nanmean(scores[members], 0)
+        record["peak_layer"] = layers[int(means.argmax())] if means.max() > 0 else None
         found.append(record)
     return found
 

@@ -282,8 +282,8 @@ def _notes(asked: AskedEntities) -> Iterator[str]:
     )
     if asked.at_first:
         yield (
-            f"{len(asked.at_first)} names are read at the first position of their prompt, where many models have an "
-            "attention sink, which holds little of the name; mean and random vectors are of the other names"
+            f"{len(asked.at_first)} of {n} names: read at the first position of their prompt, where many models have "
+            "an attention sink, which holds little of the name; mean and random vectors are of the other names"
         )
     yield "chosen: each half of the entities at the layer that is best for the other half"
     yield f"intervals: 95%, bootstrap over entities ({RESAMPLES:,} resamples)"

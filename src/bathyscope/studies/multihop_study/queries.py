@@ -7,7 +7,8 @@ from typing import Final
 
 from bathyscope.controls import occurs_in
 from bathyscope.errors import UsageError
-from bathyscope.facts import Relation, TwoHop, two_hops
+from bathyscope.facts import Relation, TwoHop, own_relations, two_hops
+from bathyscope.facts.joins import joined_with
 from bathyscope.generation import Progress, generate
 from bathyscope.model import Model, Tokens
 from bathyscope.readouts import Contains
@@ -64,15 +65,16 @@ def draw_queries(relations: Iterable[Relation], *, count: int | None = None, see
         >>> len(draw_queries(own_relations().values(), count=200))
         200
     """
+    relations = tuple(relations)
     joins: dict[tuple[str, str], list[TwoHop]] = {}
     for query in two_hops(relations):
         if not occurs_in(query.answer, query.query):
             joins.setdefault((query.first_relation, query.second_relation), []).append(query)
     if not joins:
         raise UsageError(
-            "no two of the relations make a query",
+            f"no two of the relations make a query: {', '.join(relation.name for relation in relations)}",
             "the objects of one are to be the subjects of another, with hop1_template and hop2_template",
-            "the project's own relations",
+            _joinable(relations),
         )
     for name, queries in joins.items():
         random.Random(f"{seed}|{name}").shuffle(queries)
@@ -80,6 +82,14 @@ def draw_queries(relations: Iterable[Relation], *, count: int | None = None, see
     longest = max(map(len, joins.values()))
     dealt = [queries[turn] for turn in range(longest) for queries in joins.values() if turn < len(queries)]
     return tuple(dealt[:count])
+
+
+def _joinable(relations: Sequence[Relation]) -> str:
+    """One of the relations with those of the project's own that go with it."""
+    for relation in relations:
+        if others := joined_with(relation, own_relations().values()):
+            return f"{relation.name} with {', '.join(others)}"
+    return "the project's own relations"
 
 
 def answer_all(

@@ -174,7 +174,7 @@ def multihop(
         records=tuple(multihop_table.records(measured, asked.layers)),
         provenance=provenance([model.provenance()], spec),
         notes=tuple(_notes(asked)),
-        plans={"first cells": measuring.plan(measuring.groups[0]).to_dict()},
+        plans={f"first of {len(measuring.groups)} parts": measuring.plan(measuring.groups[0]).to_dict()},
         timing={
             "seconds": round(seconds, 4),
             "cells": measuring.n_cells,

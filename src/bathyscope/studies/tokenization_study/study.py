@@ -95,7 +95,7 @@ def tokenization(
 def _notes(asked: AskedWords) -> Iterator[str]:
     target = asked.choices.get("target_layer", "same")
     where = "at the layer that was read" if target == "same" else f"after layer {target}"
-    yield f"{len(asked.words)} words in {asked.context!r}, seed {asked.seed}; written {where} of {asked.target.text!r}"
+    yield f"{len(asked.words)} words in '{asked.context}', seed {asked.seed}; written {where} of '{asked.target.text}'"
     if asked.whole:
         yield f"left out, since {asked.model.name} does not split them: {', '.join(asked.whole)}"
     yield "layer: the residual stream after that block; -1 is the embedding"
