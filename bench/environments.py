@@ -21,7 +21,7 @@ TORCH = "torch==2.13.0"
 TRANSFORMERS = "transformers==5.23.0"
 HOUR = 3600.0
 SCRIPTS = Path(__file__).parent
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_MODE": "disabled", "TQDM_MININTERVAL": "10"}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_MODE": "disabled", "TQDM_DISABLE": "1"}
 
 
 class PeerError(Exception):

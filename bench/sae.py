@@ -1,6 +1,6 @@
 """`make bench-sae`: sparse coders trained by this project, SAELens and sparsify on the same cached activations.
 
-    python bench/sae.py [--text FILE | --activations FILE] [--quick] [--only ours,SAELens,sparsify] [--json FILE]
+    python bench/sae.py [--text FILE | --activations FILE] [--quick] [--only NAMES] [--json FILE]
 
 Same width, k, batch and token budget, each library in its own environment; they train in turns, in three
 rounds that begin with another one each, and the rounds are the three learning rates of each. Speed is of the
@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported
 
 import torch
 from environments import Peer, PeerError, measure_peer
-from measure import Check, Settings, machine, median, say
+from measure import Settings, machine, say
 from platformdirs import user_cache_path
 from rich.console import Console
 from sae_activations import captured, description, made_up
-from sae_quality import Quality, quality
+from sae_quality import quality
+from sae_report import Measured, checks, show
 from safetensors import safe_open
-from tables import show_checks, show_machine, table
+from tables import show_checks, show_machine
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
@@ -38,6 +39,7 @@ N_LATENTS, K, BATCH, EPOCHS = 4608, 32, 2048, 6
 ROUNDS, WARM_UP, PROBE, RECENT = 3, 5, 10, 100_000
 WIDTH, MADE_UP = 576, 200_000
 
+SAELENS_RATES = (1e-3, 3e-4, 3e-3)
 SAELENS = Peer("SAELens 6.54.12", ("sae-lens==6.54.12",), "sae_peers/saelens_train.py")
 SPARSIFY = Peer("eai-sparsify 1.3.3", ("eai-sparsify==1.3.3",), "sae_peers/sparsify_train.py")
 
@@ -87,18 +89,20 @@ class Contender:
         name: for people.
         train: trains once; a job and settings to what was trained.
         learning_rates: of the rounds; None is its own default.
+        wanted: how many times faster this project is to be.
     """
 
     name: str
     train: Callable[[dict[str, Any], Settings], Trained]
     learning_rates: tuple[float | None, ...]
+    wanted: float = 1.0
 
 
-def by_peer(peer: Peer) -> Callable[[dict[str, Any], Settings], Trained]:
-    """Training in another library's environment."""
+def by_peer(peer: Peer, **options: bool) -> Callable[[dict[str, Any], Settings], Trained]:
+    """Training in another library's environment, with what only that library knows."""
 
     def train(job: dict[str, Any], settings: Settings) -> Trained:
-        found = measure_peer(peer, job, settings)
+        found = measure_peer(peer, {**job, "options": options}, settings)
         with safe_open(job["made"], "pt") as file:
             made = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         code, recent = (
@@ -112,29 +116,15 @@ def by_peer(peer: Peer) -> Callable[[dict[str, Any], Settings], Trained]:
 
 CONTENDERS = {
     "ours": Contender("this project", ours, (None,) * ROUNDS),
-    "SAELens": Contender(SAELENS.name, by_peer(SAELENS), (1e-3, 3e-4, 3e-3)),
-    "sparsify": Contender(SPARSIFY.name, by_peer(SPARSIFY), (None, 3e-3, 1e-3)),
+    "SAELens": Contender(SAELENS.name, by_peer(SAELENS), SAELENS_RATES, wanted=5),
+    "SAELens-sparse": Contender(f"{SAELENS.name}, sparse", by_peer(SAELENS, sparse=True), SAELENS_RATES, wanted=5),
+    "sparsify": Contender(SPARSIFY.name, by_peer(SPARSIFY), (None, 3e-3, 1e-3), wanted=3),
 }
-
-
-@dataclass
-class Measured:
-    """The rounds of one contender, or why there are none."""
-
-    rates: list[float] = field(default_factory=list)
-    qualities: list[Quality] = field(default_factory=list)
-    settings: list[dict[str, Any]] = field(default_factory=list)
-    failed: str = ""
-
-    @property
-    def best(self) -> int:
-        """The round that left least unexplained."""
-        return min(range(len(self.qualities)), key=lambda index: self.qualities[index].fvu)
 
 
 def measure(names: list[str], job: dict[str, Any], settings: Settings) -> dict[str, Measured]:
     """Train every contender once a round, another one first each time."""
-    found = {name: Measured() for name in names}
+    found = {name: Measured(CONTENDERS[name].name, CONTENDERS[name].wanted) for name in names}
     with safe_open(job["activations"], "pt") as file:
         held_out = file.get_tensor("held_out")
     for index in range(1 if settings.quick else ROUNDS):
@@ -153,57 +143,6 @@ def measure(names: list[str], job: dict[str, Any], settings: Settings) -> dict[s
             one.settings.append(made.settings)
             say(f"    {one.rates[-1]:,.0f} tokens/s, {one.qualities[-1]}")
     return found
-
-
-def checks(found: dict[str, Measured]) -> list[Check]:
-    """The promises: how many times faster, how much worse, how many more dead latents."""
-    ours_found, made = found.get("ours"), []
-    for name, wanted in (("SAELens", 5), ("sparsify", 3)):
-        theirs = found.get(name)
-        if ours_found is None or theirs is None or not ours_found.rates or not theirs.rates:
-            made.append(Check(f"times {name}", None, wanted))
-            continue
-        # Round by round, since the machine drifts.
-        times = median([one / other for one, other in zip(ours_found.rates, theirs.rates, strict=False)])
-        mine, best = ours_found.qualities[ours_found.best], theirs.qualities[theirs.best]
-        made += [
-            Check(f"times {name}", times, wanted),
-            Check(f"FVU over that of {name}", mine.fvu / best.fvu, 1.02, at_least=False),
-            Check(f"dead latents above those of {name}", mine.dead - best.dead, 0, at_least=False),
-        ]
-    return made
-
-
-def show(console: Console, found: dict[str, Measured]) -> None:
-    """Speed and quality of each, then what each was trained with."""
-    table(
-        console,
-        ["", "tokens/s", "rounds", "held-out FVU", "of the rounds", "dead", "L0"],
-        [_row(CONTENDERS[name].name, one) for name, one in found.items()],
-    )
-    console.print()
-    for name, one in found.items():
-        for index, told in enumerate(one.settings):
-            best = ", the best" if index == one.best else ""
-            console.print(f"* {CONTENDERS[name].name}, round {index + 1}{best}: {json.dumps(told)}")
-
-
-def _row(name: str, one: Measured) -> list[str]:
-    if not one.rates:
-        return [name, one.failed, "", "", "", "", ""]
-    best = one.qualities[one.best]
-    rates, errors = ([f"{value:{form}}" for value in values] for values, form in (
-        (one.rates, ",.0f"), ([each.fvu for each in one.qualities], ".4f")
-    ))  # fmt: skip
-    return [
-        name,
-        f"{median(one.rates):,.0f}",
-        " / ".join(rates),
-        f"{best.fvu:.4f}",
-        " / ".join(errors),
-        f"{best.dead}",
-        f"{best.l0:.1f}",
-    ]
 
 
 def main() -> None:
@@ -234,9 +173,9 @@ def main() -> None:
         }
         console.print(f"\n{N_LATENTS} latents, k {K}, batch {BATCH}, {job['steps']} steps on {json.dumps(told)}\n")
         found = measure(asked.only, job, settings)
-    show(console, found)
+    show(console, list(found.values()))
     console.print()
-    promises = checks(found)
+    promises = checks(found.get("ours"), [one for name, one in found.items() if name != "ours"])
     show_checks(console, promises, quick=asked.quick)
     kept = {name: asdict(one) for name, one in found.items()}
     all_found = {

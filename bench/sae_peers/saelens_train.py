@@ -2,46 +2,50 @@
 
 Runs in an environment of its own. What departs from its defaults: inputs are normed by it
 (expected_average_only_in), its decoder bias begins at their mean, and a latent counts as dead after an
-epoch without activity, for the 1,000 steps that are its default are more than the whole training.
+epoch without activity, for the 1,000 steps that are its default are more than the whole training. With
+the option "sparse" activations are sparse tensors, and not rescaled by decoder norms: torch has no
+gradient for sparse tensors times dense ones on a CPU.
 """
 
-import dataclasses
 from typing import Any
 
 import torch
-from sae_lens import SAETrainer, SAETrainerConfig, TopKTrainingSAE, TopKTrainingSAEConfig
-from sharing import Batches, Job, fastest, made_by, write
+from sae_lens import SAETrainer, TopKTrainingSAE, TopKTrainingSAEConfig
+from sae_lens.config import SAETrainerConfig
+from sharing import Batches, Job, fastest, has_quick_bfloat16, made_by, write
 from torch import Tensor
 
-SETTINGS = {
-    "dense": {"use_sparse_activations": False, "autocast": False},
-    "sparse": {"use_sparse_activations": True, "autocast": False},
-    # bfloat16; its documentation advises against sparse activations there.
-    "dense, autocast": {"use_sparse_activations": False, "autocast": True},
-}
-"""What speed depends on."""
+DTYPES = {"float32": False, "bfloat16": True}
+"""Its `autocast`, of which only speed is asked here."""
+TRAINER_TOLD = "lr", "lr_scheduler_name", "lr_warm_up_steps", "adam_beta1", "adam_beta2", "dead_feature_window"
+CODER_TOLD = "aux_loss_coefficient", "decoder_init_norm", "use_sparse_activations", "rescale_acts_by_decoder_norm"
+"""Fields of its settings that are printed."""
 
 
-def train(job: Job, rows: Tensor, options: dict[str, bool], steps: int) -> tuple[TopKTrainingSAE, Batches, Any]:
+def train(job: Job, rows: Tensor, autocast: bool, steps: int) -> tuple[TopKTrainingSAE, Batches, Any]:
     """Train a new coder; its weights come back with the input's scale folded in."""
     torch.manual_seed(job.seed)
+    sparse = job.options.get("sparse", False)
     coder = TopKTrainingSAE(
         TopKTrainingSAEConfig(
             d_in=rows.shape[1],
             d_sae=job.n_latents,
             k=job.k,
             normalize_activations="expected_average_only_in",
-            use_sparse_activations=options["use_sparse_activations"],
+            use_sparse_activations=sparse,
+            rescale_acts_by_decoder_norm=not sparse,
         )
     )
     epoch = max(1, len(rows) // job.batch)
+    learning_rate = job.learning_rate or SAETrainerConfig.lr
     config = SAETrainerConfig(
         total_training_samples=steps * job.batch,
         train_batch_size_samples=job.batch,
-        autocast=options["autocast"],
+        autocast=autocast,
         dead_feature_window=min(epoch, SAETrainerConfig.dead_feature_window),
         n_batches_for_norm_estimate=epoch,
-        **({} if job.learning_rate is None else {"lr": job.learning_rate}),
+        lr=learning_rate,
+        lr_end=learning_rate / 10,  # what its runner fills in; the constant schedule does not look at it
     )
     batches = Batches(rows, job.batch, job.seed)
     trainer = SAETrainer(config, coder, batches)
@@ -53,9 +57,9 @@ def train(job: Job, rows: Tensor, options: dict[str, bool], steps: int) -> tuple
     return trainer.fit(), batches, config
 
 
-def speed(job: Job, rows: Tensor, options: dict[str, bool]) -> float:
+def speed(job: Job, rows: Tensor, autocast: bool) -> float:
     """Rows a second over a few steps."""
-    batches = train(job, rows, options, job.warm_up + job.probe)[1]
+    batches = train(job, rows, autocast, job.warm_up + job.probe)[1]
     tokens, seconds = batches.clocked(job.warm_up)
     return tokens / seconds
 
@@ -64,8 +68,11 @@ def main() -> None:
     """Carry out the job named by the first argument; write the measurements to the second."""
     job = Job.given()
     rows = job.rows("train")
-    chosen, tried = fastest({name: lambda one=one: speed(job, rows, one) for name, one in SETTINGS.items()})
-    coder, batches, config = train(job, rows, SETTINGS[chosen], job.steps)
+    # Its sparse products are float32 ones.
+    names = list(DTYPES) if has_quick_bfloat16() and not job.options.get("sparse") else ["float32"]
+    trials = {name: lambda one=DTYPES[name]: speed(job, rows, one) for name in names}
+    chosen, tried = fastest(trials) if len(trials) > 1 else (names[0], {})
+    coder, batches, config = train(job, rows, DTYPES[chosen], job.steps)
     clocked = batches.clocked(job.warm_up)
 
     def encode(block: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,12 +84,11 @@ def main() -> None:
     def decode(indices: Tensor, values: Tensor) -> Tensor:
         return coder.decode(values.new_zeros(len(values), job.n_latents).scatter_(1, indices, values))
 
-    names = ("lr", "lr_scheduler_name", "lr_warm_up_steps", "adam_beta1", "adam_beta2", "dead_feature_window")
     settings = {
-        "chosen": chosen,
+        "dtype": chosen,
         "tokens_a_second_tried": tried,
-        **{name: value for name, value in dataclasses.asdict(config).items() if name in names},
-        **{name: getattr(coder.cfg, name) for name in ("aux_loss_coefficient", "decoder_init_norm")},
+        **{name: getattr(config, name) for name in TRAINER_TOLD},
+        **{name: getattr(coder.cfg, name) for name in CODER_TOLD},
         "normalize_activations": "expected_average_only_in",
         "b_dec at first": "mean of the scaled activations",
     }

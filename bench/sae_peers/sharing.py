@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Job:
         learning_rate: None for the library's own.
         seed: decides the weights at first and the order of the rows.
         threads: of torch.
+        options: what only one library knows.
     """
 
     activations: str
@@ -52,6 +53,7 @@ class Job:
     learning_rate: float | None
     seed: int
     threads: int
+    options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def given(cls) -> "Job":
@@ -101,6 +103,20 @@ def fastest(trials: dict[str, Callable[[], float]]) -> tuple[str, dict[str, floa
     """The setting of the most rows a second, and what each reached."""
     found = {name: trial() for name, trial in trials.items()}
     return max(found, key=lambda name: found[name]), found
+
+
+def has_quick_bfloat16() -> bool:
+    """Whether products in bfloat16 are quicker than in float32; without the instructions they are many times slower."""
+    x = torch.randn(512, 512)
+
+    def seconds(one: Tensor) -> float:
+        one @ one
+        started = time.perf_counter()
+        for _ in range(3):
+            one @ one
+        return time.perf_counter() - started
+
+    return seconds(x.bfloat16()) < seconds(x)
 
 
 def write(job: Job, made: dict[str, Tensor], clocked: tuple[int, float], settings: dict[str, Any], name: str) -> None:
