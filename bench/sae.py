@@ -51,6 +51,7 @@ class Trained:
     Args:
         tokens: rows of the clocked steps: all but the first `warm_up`.
         seconds: of these steps; neither loading nor encoding afterwards is among them.
+        processor_seconds: of all threads meanwhile (time.process_time).
         settings: what it was trained with, for people, as JSON values.
         reconstruction: of the held-out rows, un-normalised, (rows, width).
         code: their latents.
@@ -59,6 +60,7 @@ class Trained:
 
     tokens: int
     seconds: float
+    processor_seconds: float
     settings: dict[str, Any]
     reconstruction: Tensor
     code: Code
@@ -109,7 +111,8 @@ def by_peer(peer: Peer, **options: bool) -> Callable[[dict[str, Any], Settings],
             Code(made[f"{kind}indices"], made[f"{kind}values"], job["n_latents"]) for kind in ("", "recent_")
         )
         told = {**found["settings"], "versions": found["versions"]}
-        return Trained(found["tokens"], found["seconds"], told, made["reconstruction"], code, recent)
+        clocked = found["tokens"], found["seconds"], found["processor_seconds"]
+        return Trained(*clocked, told, made["reconstruction"], code, recent)
 
     return train
 
@@ -139,6 +142,7 @@ def measure(names: list[str], job: dict[str, Any], settings: Settings) -> dict[s
                 one.failed = str(error)
                 continue
             one.rates.append(made.tokens / made.seconds)
+            one.processor_rates.append(made.tokens / made.processor_seconds)
             one.qualities.append(quality(held_out, made.reconstruction, made.code, made.recent))
             one.settings.append(made.settings)
             say(f"    {one.rates[-1]:,.0f} tokens/s, {one.qualities[-1]}")

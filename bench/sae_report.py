@@ -18,6 +18,7 @@ class Measured:
         name: for people.
         wanted: how many times faster this project is to be.
         rates: tokens a second.
+        processor_rates: tokens a second of processor time, all threads together.
         qualities: of what was trained.
         settings: what it was trained with.
         failed: why it was not measured, or not to the end.
@@ -26,6 +27,7 @@ class Measured:
     name: str
     wanted: float = 1.0
     rates: list[float] = field(default_factory=list)
+    processor_rates: list[float] = field(default_factory=list)
     qualities: list[Quality] = field(default_factory=list)
     settings: list[dict[str, Any]] = field(default_factory=list)
     failed: str = ""
@@ -56,7 +58,7 @@ def checks(ours: Measured | None, others: list[Measured]) -> list[Check]:
 
 def show(console: Console, found: list[Measured]) -> None:
     """Speed and quality of each, then what each was trained with."""
-    headings = ["", "tokens/s", "rounds", "held-out FVU", "rounds", "dead", "L0"]
+    headings = ["", "tokens/s", "rounds", "of processor time", "held-out FVU", "rounds", "dead", "L0"]
     table(console, headings, [_row(one) for one in found])
     console.print()
     for one in found:
@@ -69,12 +71,13 @@ def show(console: Console, found: list[Measured]) -> None:
 
 def _row(one: Measured) -> list[str]:
     if not one.rates:
-        return [one.name, "not measured", "", "", "", "", ""]
+        return [one.name, "not measured", "", "", "", "", "", ""]
     best = one.qualities[one.best]
     return [
         one.name,
         f"{median(one.rates):,.0f}",
         " / ".join(f"{rate:,.0f}" for rate in one.rates),
+        f"{median(one.processor_rates):,.0f}" if one.processor_rates else "",
         f"{best.fvu:.4f}",
         " / ".join(f"{each.fvu:.4f}" for each in one.qualities),
         f"{best.dead}",

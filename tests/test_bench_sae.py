@@ -75,7 +75,8 @@ def test_what_cannot_be_measured_is_refused(bench: ModuleType):
 def test_promises_compare_speed_by_round_and_quality_by_the_best_round(bench: ModuleType):
     report = importlib.import_module("sae_report")
     ours = report.Measured("ours", rates=[10.0, 30.0, 60.0], qualities=[bench.Quality(0.2, 32, 3)] * 3)
-    theirs = report.Measured("theirs", 5, [2.0, 5.0, 15.0], [bench.Quality(one, 32, 2) for one in (0.5, 0.19, 0.3)])
+    qualities = [bench.Quality(one, 32, 2) for one in (0.5, 0.19, 0.3)]
+    theirs = report.Measured("theirs", 5, rates=[2.0, 5.0, 15.0], qualities=qualities)
     times, fvu, dead = report.checks(ours, [theirs])
     assert (times.value, times.verdict(quick=False)) == (5, "met")  # 5, 6 and 4 times
     assert (fvu.value, fvu.verdict(quick=False)) == (pytest.approx(0.2 / 0.19), "MISSED")
@@ -93,9 +94,10 @@ def test_batches_show_every_row_once_an_epoch_in_an_order_of_the_seed(monkeypatc
     assert epochs[0].tolist() != epochs[1].tolist()
     assert torch.cat([next(same), next(same)])[:, 0].tolist() == epochs[0].tolist()
     assert torch.cat([next(other), next(other)])[:, 0].tolist() != epochs[0].tolist()
-    tokens, seconds = one.clocked(warm_up=1)
-    assert tokens == 15
-    assert 0 < seconds < 60
+    clocked = one.clocked(warm_up=1)
+    assert clocked.tokens == 15
+    assert 0 < clocked.processor_seconds
+    assert clocked.rate == pytest.approx(15 / clocked.seconds)
 
 
 def test_made_up_activations_are_what_they_are_said_to_be(bench: ModuleType, tmp_path: Path):

@@ -60,8 +60,7 @@ def train(job: Job, rows: Tensor, autocast: bool, steps: int) -> tuple[TopKTrain
 def speed(job: Job, rows: Tensor, autocast: bool) -> float:
     """Rows a second over a few steps."""
     batches = train(job, rows, autocast, job.warm_up + job.probe)[1]
-    tokens, seconds = batches.clocked(job.warm_up)
-    return tokens / seconds
+    return batches.clocked(job.warm_up).rate
 
 
 def main() -> None:

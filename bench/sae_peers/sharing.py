@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,26 @@ class Job:
             return file.get_tensor(name)
 
 
+@dataclass(frozen=True)
+class Clocked:
+    """What a stretch of training took.
+
+    Args:
+        tokens: rows of its steps.
+        seconds: by the clock on the wall.
+        processor_seconds: of all threads; on a shared machine it says more.
+    """
+
+    tokens: int
+    seconds: float
+    processor_seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Rows a second."""
+        return self.tokens / self.seconds
+
+
 class Batches(Iterator[Tensor]):
     """Full batches of shuffled rows, epoch after epoch, and the time when each was asked for.
 
@@ -80,12 +100,12 @@ class Batches(Iterator[Tensor]):
 
     def __init__(self, rows: Tensor, batch: int, seed: int) -> None:
         self.rows, self.batch = rows, batch
-        self.asked_at: list[float] = []
+        self._asked_at: list[tuple[float, float]] = []
         self._generator = torch.Generator().manual_seed(seed)
         self._order = self._orders()
 
     def __next__(self) -> Tensor:
-        self.asked_at.append(time.perf_counter())
+        self._asked_at.append((time.perf_counter(), time.process_time()))
         return self.rows[next(self._order)]
 
     def _orders(self) -> Iterator[Tensor]:
@@ -94,9 +114,11 @@ class Batches(Iterator[Tensor]):
             for first in range(0, len(shuffled) - self.batch + 1, self.batch):
                 yield shuffled[first : first + self.batch]
 
-    def clocked(self, warm_up: int) -> tuple[int, float]:
-        """Rows of the steps after the first `warm_up`, and their seconds until now: call it when training ends."""
-        return (len(self.asked_at) - warm_up) * self.batch, time.perf_counter() - self.asked_at[warm_up]
+    def clocked(self, warm_up: int) -> Clocked:
+        """The steps after the first `warm_up`, until now: call it when training ends."""
+        wall, processor = self._asked_at[warm_up]
+        tokens = (len(self._asked_at) - warm_up) * self.batch
+        return Clocked(tokens, time.perf_counter() - wall, time.process_time() - processor)
 
 
 def fastest(trials: dict[str, Callable[[], float]]) -> tuple[str, dict[str, float]]:
@@ -119,12 +141,11 @@ def has_quick_bfloat16() -> bool:
     return seconds(x.bfloat16()) < seconds(x)
 
 
-def write(job: Job, made: dict[str, Tensor], clocked: tuple[int, float], settings: dict[str, Any], name: str) -> None:
+def write(job: Job, made: dict[str, Tensor], clocked: Clocked, settings: dict[str, Any], name: str) -> None:
     """Hand back what was made and measured; `name` is the library's distribution."""
     save_file({key: tensor.contiguous() for key, tensor in made.items()}, job.made)
     found = {
-        "tokens": clocked[0],
-        "seconds": clocked[1],
+        **asdict(clocked),
         "settings": settings,
         "versions": {one: metadata.version(one) for one in (name, "torch")},
     }

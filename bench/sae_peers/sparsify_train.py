@@ -8,7 +8,7 @@ tokens since a latent was active. Optimiser (signum, made schedule-free), moment
 
 import torch
 from schedulefree import ScheduleFreeWrapper
-from sharing import Batches, Job, fastest, made_by, write
+from sharing import Batches, Clocked, Job, fastest, made_by, write
 from sparsify import SparseCoder, SparseCoderConfig, TrainConfig
 from sparsify.sign_sgd import SignSGD
 from torch import Tensor
@@ -17,8 +17,8 @@ MICRO_STEPS = (1, 4, 16)
 """Into how many pieces a batch is cut (its `micro_acc_steps`): what speed depends on."""
 
 
-def train(job: Job, rows: Tensor, pieces: int, steps: int) -> tuple[SparseCoder, Batches, tuple[int, float]]:
-    """Train a new coder; with it come the rows and seconds after the warm-up."""
+def train(job: Job, rows: Tensor, pieces: int, steps: int) -> tuple[SparseCoder, Clocked]:
+    """Train a new coder; with it comes what the steps after the warm-up took."""
     torch.manual_seed(job.seed)
     config = TrainConfig(SparseCoderConfig(num_latents=job.n_latents, k=job.k), micro_acc_steps=pieces)
     coder = SparseCoder(rows.shape[1], config.sae, dtype=torch.float32)
@@ -48,7 +48,7 @@ def train(job: Job, rows: Tensor, pieces: int, steps: int) -> tuple[SparseCoder,
         fired.zero_()
     clocked = batches.clocked(job.warm_up)
     optimizer.eval()  # as before it saves: the average of the weights
-    return coder, batches, clocked
+    return coder, clocked
 
 
 def learning_rate(job: Job) -> float:
@@ -58,8 +58,7 @@ def learning_rate(job: Job) -> float:
 
 def speed(job: Job, rows: Tensor, pieces: int) -> float:
     """Rows a second over a few steps."""
-    tokens, seconds = train(job, rows, pieces, job.warm_up + job.probe)[2]
-    return tokens / seconds
+    return train(job, rows, pieces, job.warm_up + job.probe)[1].rate
 
 
 def main() -> None:
@@ -68,7 +67,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")  # as its Trainer does
     rows = job.rows("train")
     chosen, tried = fastest({str(one): lambda one=one: speed(job, rows, one) for one in MICRO_STEPS})
-    coder, _, clocked = train(job, rows, int(chosen), job.steps)
+    coder, clocked = train(job, rows, int(chosen), job.steps)
 
     def encode(block: Tensor) -> tuple[Tensor, Tensor]:
         found = coder.encode(block)
