@@ -96,7 +96,7 @@ def test_batches_show_every_row_once_an_epoch_in_an_order_of_the_seed(monkeypatc
     assert torch.cat([next(other), next(other)])[:, 0].tolist() != epochs[0].tolist()
     clocked = one.clocked(warm_up=1)
     assert clocked.tokens == 15
-    assert 0 < clocked.processor_seconds
+    assert clocked.processor_seconds > 0
     assert clocked.rate == pytest.approx(15 / clocked.seconds)
 
 
