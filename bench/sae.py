@@ -160,7 +160,9 @@ def main() -> None:
     show_machine(console, facts)
     with tempfile.TemporaryDirectory() as folder:
         told = _activations(asked)
-        steps = max(asked.epochs * (told["train"][0] // BATCH), 1)
+        steps = asked.epochs * (told["train"][0] // BATCH)
+        if steps <= WARM_UP:
+            sys.exit(f"{told['train'][0]} rows make {steps} steps of {BATCH}; more than {WARM_UP} are needed: --rows")
         job = {
             "activations": str(asked.activations),
             "made": str(Path(folder, "made.safetensors")),
