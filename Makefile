@@ -11,7 +11,7 @@ test test-all: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all lint format types check bench torture wheel constraints clean
+.PHONY: help demo test test-all lint format types check bench bench-sae torture wheel constraints clean
 
 help:  ## List these commands.
 	@echo "Bathyscope shows what every layer of a language model holds. Start with: make demo"
@@ -49,6 +49,9 @@ check: lint types test  ## lint, types and test: what a change must pass.
 
 bench: $(VENV)/.dev  ## Measure speed and memory, side by side with a plain loop and other libraries (half an hour).
 	$(PY) bench/run.py
+
+bench-sae: $(VENV)/.dev  ## Train sparse coders side by side with SAELens and sparsify (an hour; TEXT=FILE for a model's activations).
+	$(PY) bench/sae.py $(if $(TEXT),--text "$(TEXT)") $(if $(ACTIVATIONS),--activations "$(ACTIVATIONS)")
 
 torture: $(VENV)/.dev  ## Kill, fill up and damage the run store, hundreds of times (about 5 minutes).
 	$(PY) tests/torture.py --kills 500

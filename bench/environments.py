@@ -20,8 +20,8 @@ from measure import Settings, say
 TORCH = "torch==2.13.0"
 TRANSFORMERS = "transformers==5.23.0"
 HOUR = 3600.0
-SCRIPTS = Path(__file__).parent / "peers"
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_MODE": "disabled", "TQDM_MININTERVAL": "10"}
+SCRIPTS = Path(__file__).parent
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "WANDB_MODE": "disabled", "TQDM_DISABLE": "1"}
 
 
 class PeerError(Exception):
@@ -35,7 +35,7 @@ class Peer:
     Args:
         name: for people, and the name of its environment.
         packages: what pip installs besides torch.
-        script: which of `peers/` measures it.
+        script: what measures it, from this folder.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Peer:
     script: str
 
 
-NNSIGHT = Peer("nnsight 0.8.1", ("nnsight==0.8.1", TRANSFORMERS, "accelerate"), "nnsight_grid.py")
-LENS_3 = Peer("TransformerLens 3.9.0", ("transformer-lens==3.9.0", TRANSFORMERS), "transformerlens_patching.py")
-LENS_4 = Peer("TransformerLens 4.3.0", ("transformer-lens==4.3.0", TRANSFORMERS), "transformerlens_patching.py")
+NNSIGHT = Peer("nnsight 0.8.1", ("nnsight==0.8.1", TRANSFORMERS, "accelerate"), "peers/nnsight_grid.py")
+LENS_3 = Peer("TransformerLens 3.9.0", ("transformer-lens==3.9.0", TRANSFORMERS), "peers/transformerlens_patching.py")
+LENS_4 = Peer("TransformerLens 4.3.0", ("transformer-lens==4.3.0", TRANSFORMERS), "peers/transformerlens_patching.py")
 
 
 def measure_peer(peer: Peer, job: dict[str, Any], settings: Settings) -> dict[str, Any]:

@@ -12,14 +12,19 @@ from rich.table import Table
 def show(console: Console, part: Part, *, quick: bool) -> None:
     """One part: its table, its promises, its remarks."""
     console.print(f"\n### {part.title}\n")
-    _table(console, ["", "seconds", "first run", "times", "compared with", ""], map(_row, part.rows))
+    table(console, ["", "seconds", "first run", "times", "compared with", ""], map(_row, part.rows))
     if part.checks:
         console.print()
-        _table(console, ["promise", "measured", "wanted", ""], (_check(check, quick) for check in part.checks))
+        show_checks(console, part.checks, quick=quick)
     if part.remarks:
         console.print()
     for remark in part.remarks:
         console.print(f"* {remark}")
+
+
+def show_checks(console: Console, checks: Iterable[Check], *, quick: bool) -> None:
+    """Promises beside what was measured."""
+    table(console, ["promise", "measured", "wanted", ""], (_check(check, quick) for check in checks))
 
 
 def show_machine(console: Console, facts: dict[str, Any]) -> None:
@@ -37,12 +42,13 @@ def _load(facts: dict[str, Any]) -> str:
     return f", load {facts['load_before'][0]:.1f} before" if facts["load_before"] else ""
 
 
-def _table(console: Console, headings: list[str], rows: Iterable[list[str]]) -> None:
-    table = Table(*headings, box=box.MARKDOWN, header_style="")
+def table(console: Console, headings: list[str], rows: Iterable[list[str]]) -> None:
+    """Rows below headings, in Markdown."""
+    grid = Table(*headings, box=box.MARKDOWN, header_style="")
     for row in rows:
-        table.add_row(*row)
+        grid.add_row(*row)
     with console.capture() as drawn:
-        console.print(table)
+        console.print(grid)
     # The box of Markdown has an empty edge above and below.
     console.print("\n".join(line for line in drawn.get().splitlines() if line.strip()))
 
