@@ -1,5 +1,6 @@
 """What latents stand for: examples, tokens, neighbours, rules in words, and what the model says itself."""
 
+from bathyscope.sae.reading.descriptions import describe_latents
 from bathyscope.sae.reading.directions import nearest_latents, promoted_tokens
 from bathyscope.sae.reading.latent import Description, Example, LatentReading, Neighbour, TokenWeight
 from bathyscope.sae.reading.reading import read_latents
@@ -16,6 +17,7 @@ __all__ = [
     "Neighbour",
     "Rule",
     "TokenWeight",
+    "describe_latents",
     "nearest_latents",
     "promoted_tokens",
     "read_latents",
