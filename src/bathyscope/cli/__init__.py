@@ -25,6 +25,9 @@ from bathyscope.cli import (
     patch,
     patchscope,
     runs,
+    sae,
+    sae_explain,
+    sae_features,
     steer,
     studies,
     terminal,
@@ -64,6 +67,9 @@ studies.app.command("entity-resolution")(entity_resolution.command)
 studies.app.command("tokenization")(tokenization.command)
 studies.app.command("multihop")(multihop.command)
 app.add_typer(studies.app, name="study")
+sae.app.command("features")(sae_features.command)
+sae.app.command("explain")(sae_explain.command)
+app.add_typer(sae.app, name="sae")
 app.add_typer(runs.app, name="runs")
 
 

@@ -54,7 +54,7 @@
     number: (row) => row,
   };
   let shown = [], picked = -1, found = null;
-  const search = make("input"), sort = make("select"), count = make("div", "", "count");
+  const search = make("input"), sort = make("select"), count = make("span");
   const list = make("div", undefined, "list"), sheet = make("div"), main = make("main");
 
   function haystack(row) {
@@ -142,7 +142,7 @@
       for (let column = 0; column < data.context; column++) {
         const there = place - data.before + column;
         if (there < starts[low] || there >= starts[low + 1]) continue;
-        const word = make(there === place ? "b" : "span", data.words[text[there]].replace(/\n/g, "⏎\n")), value = values.get(column);
+        const word = make(there === place ? "b" : "span", data.words[text[there]].replace(/\n/g, "⏎")), value = values.get(column);
         if (value === undefined) { line.append(word); continue; }
         const hot = make("i");
         hot.style.setProperty("--share", (0.1 + 0.6 * value).toFixed(2));
@@ -223,7 +223,7 @@
   const keys = put(make("span", "", "small"), make("kbd", "↑"), " ", make("kbd", "↓"), " ", make("kbd", "/"));
   keys.title = "up and down go through the list, / searches";
   list.tabIndex = 0; list.setAttribute("role", "listbox"); list.setAttribute("aria-label", "Latents");
-  put(nav, put(make("div", undefined, "tools"), search, sort), put(make("div", undefined, "count"), count, keys), put(list, sheet));
+  put(nav, put(make("div", undefined, "tools"), search, sort), put(make("div", undefined, "under"), count, keys), put(list, sheet));
   document.body.append(head, nav, main);
 
   let waiting = 0;
