@@ -30,7 +30,7 @@ from bathyscope.sae.reading import (
     read_latents,
 )
 from bathyscope.sae.reading.activity import edge
-from bathyscope.sae.reading.dashboard import dashboard, page_data
+from bathyscope.sae.reading.dashboard import page_data
 from bathyscope.sae.reading.examples import SAME, Best
 from bathyscope.sae.reading.latent import LABEL_F1, LABEL_GAIN
 from bathyscope.sae.reading.passes import Block, Entries
@@ -490,7 +490,7 @@ def decoded(data: dict, name: str) -> torch.Tensor:
 
 
 def test_the_page_holds_what_the_result_does(readings):
-    data = page_data(readings)
+    data = page_data(readings, readings.facts())
     words, text = data["words"], decoded(data, "text").long()
     stops = [0, *decoded(data, "exampleStops").tolist()]
     at, share = (decoded(data, f"example{name}").long() for name in ("At", "Share"))
@@ -514,7 +514,7 @@ def test_hostile_tokens_stay_text(readings):
     words = {token: hostile for token in readings.text.words}
     poisoned = replace(readings, text=replace(readings.text, words=words))
     poisoned = poisoned.with_descriptions({0: Description(hostile, 1, 1.0, 1.0, 0.0, 9)})
-    page = dashboard(poisoned)
+    page = poisoned.to_html()
     inside = re.findall(r"<script[^>]*>(.*?)</script>", page, re.DOTALL)
     assert len(inside) == page.count("<script") == 2
     assert json.loads(inside[0])["words"][0] == hostile
@@ -525,7 +525,7 @@ def test_hostile_tokens_stay_text(readings):
 
 
 def test_the_page_asks_nobody_and_reads_no_text_as_html(readings):
-    page = dashboard(readings)
+    page = readings.to_html()
     assert not re.search(r"https?:|url\(|@import|src=|<link", page)
     script = page.rpartition("<script>")[2]
     assert not re.search(

@@ -97,9 +97,7 @@ def _rule(one: "LatentReading") -> str:
 
 
 def _f1(one: "LatentReading") -> str:
-    from bathyscope.sae.reading.result import f1_told
-
-    return f1_told(one.rule)
+    return one.rule.f1_told() if one.rule else "no rule"
 
 
 def _tokens(tokens: Sequence["TokenWeight"]) -> str:

@@ -8,34 +8,35 @@ texts are hostile: they are in JSON in which no `<` is left, and reach the page 
 import base64
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from html import escape
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bathyscope.sae.reading.activity import edge
+from bathyscope.sae.reading.columns import Columns
 from bathyscope.sae.reading.examples import Examples
 from bathyscope.sae.reading.latent import Description, is_label
 from bathyscope.sae.reading.rules import MeasuredRule
 
-if TYPE_CHECKING:
-    from bathyscope.sae.reading.result import LatentReadings
-
 TYPES = ((2**8, torch.uint8, "u1"), (2**16, torch.uint16, "u2"), (2**32, torch.uint32, "u4"))
 
 
-def dashboard(readings: "LatentReadings") -> str:
+def dashboard(columns: Columns, facts: Mapping[str, str]) -> str:
     """The whole page.
 
     Args:
-        readings: what it shows.
+        columns: what it shows.
+        facts: what was read, by name.
     """
-    script, style = (files(__package__).joinpath(f"dashboard.{kind}").read_text("utf-8") for kind in ("js", "css"))
+    script, style = (
+        files("bathyscope.sae.reading").joinpath(f"dashboard.{kind}").read_text("utf-8") for kind in ("js", "css")
+    )
     allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    title = f"bathyscope: latents at {readings.site}"
+    title = f"bathyscope: latents at {columns.site}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta http-equiv="Content-Security-Policy" content="'
@@ -43,7 +44,7 @@ def dashboard(readings: "LatentReadings") -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{style}</style></head><body>"
         "<noscript>This page needs its own script, which is inside it, to be run.</noscript>"
-        f'<script type="application/json" id="data">{embedded_json(page_data(readings))}</script>'
+        f'<script type="application/json" id="data">{embedded_json(page_data(columns, facts))}</script>'
         f"<script>{script}</script></body></html>\n"
     )
 
@@ -78,42 +79,42 @@ def packed(values: Tensor) -> list[Any]:
     return [kind, base64.b64encode(raw.astype(raw.dtype.newbyteorder("<")).tobytes()).decode()]
 
 
-def page_data(readings: "LatentReadings") -> dict[str, Any]:
+def page_data(read: Columns, facts: Mapping[str, str]) -> dict[str, Any]:
     """What the page's script reads: facts, token texts, and columns over all latents."""
-    activity, order = readings.activity, sorted(readings.text.words)
+    activity, order = read.activity, sorted(read.text.words)
     number = torch.full((max(order, default=0) + 1,), 0)
     number[torch.tensor(order, dtype=torch.int64)] = torch.arange(len(order))
     first, stop = _span(activity.histogram)
     columns = {
-        "latent": readings.latents,
+        "latent": read.latents,
         "active": activity.active,
         "largest": activity.largest,
         "histogram": activity.histogram[:, first:stop],
-        "near": readings.neighbours.latents,
-        "nearness": readings.neighbours.cosines,
-        "own": readings.neighbours.own,
-        "text": number[readings.text.ids],
-        "starts": readings.text.starts,
-        **_rule_columns(readings.rules),
+        "near": read.neighbours.latents,
+        "nearness": read.neighbours.cosines,
+        "own": read.neighbours.own,
+        "text": number[read.text.ids],
+        "starts": read.text.starts,
+        **_rule_columns(read.rules),
     }
-    if readings.promoted is not None:
-        sides = readings.promoted
+    if read.promoted is not None:
+        sides = read.promoted
         columns |= {"up": number[sides.up], "upBy": sides.up_by, "down": number[sides.down], "downBy": sides.down_by}
-    columns |= _example_columns("example", readings.examples, activity.largest)
-    columns |= _example_columns("sample", readings.samples, activity.largest)
-    word = readings.text.word
+    columns |= _example_columns("example", read.examples, activity.largest)
+    columns |= _example_columns("sample", read.samples, activity.largest)
+    word = read.text.word
     return {
-        "title": f"Latents at {readings.site}",
-        "facts": readings.facts(),
-        "site": readings.site,
-        "of": readings.n_latents,
+        "title": f"Latents at {read.site}",
+        "facts": facts,
+        "site": read.site,
+        "of": read.n_latents,
         "rows": activity.n_rows,
-        "before": readings.examples.before,
-        "context": readings.examples.contexts.shape[2],
+        "before": read.examples.before,
+        "context": read.examples.contexts.shape[2],
         "edges": [float(f"{edge(one):.4g}") for one in range(first, stop + 1)],
-        "words": [readings.text.words[token] for token in order],
-        "rules": [one.rule.words(word) if one else "" for one in readings.rules],
-        "descriptions": {str(latent): _described(one) for latent, one in readings.descriptions.items()},
+        "words": [read.text.words[token] for token in order],
+        "rules": [one.rule.words(word) if one else "" for one in read.rules],
+        "descriptions": {str(latent): _described(one) for latent, one in read.descriptions.items()},
         "columns": {name: packed(values) for name, values in columns.items()},
         "widths": {name: values.shape[1] for name, values in columns.items() if values.ndim == 2},
     }
@@ -131,7 +132,7 @@ def _rule_columns(rules: Iterable[MeasuredRule | None]) -> dict[str, Tensor]:
             one.held_out.precision,
             one.held_out.recall,
             one.held_out.f1,
-            one.control.f1 if one.control else 0.0,
+            one.control_f1,
             one.held_out.active,
             is_label(one),
         )

@@ -98,7 +98,16 @@ class MeasuredRule:
     @property
     def gain(self) -> float:
         """By how much its held-out F1 is above that of the control."""
-        return self.held_out.f1 - (self.control.f1 if self.control else 0.0)
+        return self.held_out.f1 - self.control_f1
+
+    @property
+    def control_f1(self) -> float:
+        """The F1 of its control; 0 where there is none."""
+        return self.control.f1 if self.control else 0.0
+
+    def f1_told(self) -> str:
+        """Its held-out F1 with that of its control behind it."""
+        return f"{self.held_out.f1:.2f} ({self.control_f1:.2f})"
 
     def to_list(self) -> list[Any]:
         """As JSON values, without names: there may be many thousands."""

@@ -1,9 +1,10 @@
 """The text that examples stand in: its windows as token ids, and those tokens' words. Knows no model."""
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
-import torch
 from torch import Tensor
 
 
@@ -23,8 +24,8 @@ class ReadText:
 
     def bounds(self, place: int, before: int, after: int) -> tuple[int, int]:
         """From where to where what stands around a place reaches within its window."""
-        window = int(torch.searchsorted(self.starts, place, right=True)) - 1
-        return max(place - before, int(self.starts[window])), min(place + after + 1, int(self.starts[window + 1]))
+        window = bisect_right(self._starts, place) - 1
+        return max(place - before, self._starts[window]), min(place + after + 1, self._starts[window + 1])
 
     def texts(self, first: int, stop: int) -> tuple[str, ...]:
         """The tokens of a stretch, as text."""
@@ -33,3 +34,7 @@ class ReadText:
     def word(self, token: int) -> str:
         """A token's text."""
         return self.words.get(token, f"<{token}>")
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return self.starts.tolist()
