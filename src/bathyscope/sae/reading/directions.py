@@ -9,6 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from bathyscope.attribution.frozen import FrozenNorm
 from bathyscope.errors import UsageError
 from bathyscope.model import Model
 from bathyscope.sae.coder import SparseCoder
@@ -166,11 +167,6 @@ def _folded(model: Model, rows: Tensor) -> Tensor:
     if path is None:
         return rows
     norm = model.hf.get_submodule(path)
-    # Of mean 0 and deviation 1, so that neither kind of norm changes its length: what comes out is gain and bias.
-    signs = torch.ones(model.d_model).to(next(norm.parameters()))
-    signs[1::2] = -1
-    with torch.no_grad():
-        bias = norm(torch.zeros_like(signs)[None])[0]
-        gain = ((norm(signs[None])[0] - bias) * signs).float().cpu()
-        centres = bool((norm(torch.ones_like(signs)[None])[0] - bias).abs().max() < 1e-3 * gain.abs().max())
-    return (rows - rows.mean(1, keepdim=True) if centres else rows) * gain
+    at = torch.linspace(-1, 1, model.d_model).to(next(norm.parameters()))
+    frozen = FrozenNorm.of(norm, at, path)
+    return (frozen.linear(rows.to(at.device)) / frozen.scale).float()
