@@ -56,7 +56,9 @@ def test_latents_are_listed_the_best_rule_first(bathyscope, tiny, coders, text):
 
 def test_one_latent_is_shown_in_full(bathyscope, tiny, coders, text):  # noqa: F811
     arguments = ("sae", "features", coders, "--text", text, "--model", tiny, "--latent", "7")
-    row = bathyscope(*arguments, "--json").json()["rows"][0]
+    found = bathyscope(*arguments, "--json").json()
+    row, whole = found["rows"][0], found["latents"][0]
+    assert len(whole["examples"]) > 1 and sum(count for _, count in whole["histogram"]) == row["active"]
     shown = " ".join(bathyscope(*arguments).out.split())
     assert row["latent"] == 7
     for part in (f"at {row['active']:,} positions", "promotes:", "suppresses:", "nearest:", "samples of each quarter"):

@@ -429,6 +429,7 @@ def test_some_latents_are_those_of_all(readings, texts, coder):
         assert one.rule.held_out == other.rule.held_out
         assert [each.latent for each in one.neighbours] == [each.latent for each in other.neighbours]
         assert readings.of([9, 40])[latent] == other
+        assert len(readings.of([latent]).text.ids) < len(readings.text.ids)
     assert alone.activity.active.tolist() == readings.activity.active[[9, 40]].tolist()
     with pytest.raises(UsageError, match="latent 3 was asked for"):
         _ = alone[3]

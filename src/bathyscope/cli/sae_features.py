@@ -1,5 +1,7 @@
 """`bathyscope sae features`: what a coder's latents stand for, as a table, one latent in full, JSON or a page."""
 
+import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import typer
@@ -84,9 +86,12 @@ def _listed(result: "LatentReadings", latents: list[int] | None, search: str | N
 
 
 def show(result: "LatentReadings", latents: list[int], *, whole: bool, as_json: bool) -> None:
-    """Print some latents: as JSON, as a table, or each in full."""
+    """Print some latents: as a table or each in full, as text or as JSON."""
     if as_json:
-        typer.echo(result.of(latents).to_json().encode())
+        found = json.loads(result.of(latents).to_json())
+        if whole:
+            found["latents"] = [asdict(result[latent]) for latent in latents]
+        typer.echo(json.dumps(found, ensure_ascii=False, allow_nan=False).encode())
         return
     console = terminal.out()
     sae_tables.show_facts(result, console)

@@ -72,7 +72,7 @@ class Columns:
         return f"latent {int(self.latents[row])}", "number"
 
     def of(self, latents: Iterable[int]) -> Self:
-        """The same of some of the latents only.
+        """The same of some of the latents only, and of the text the windows that their examples are in.
 
         Raises:
             UsageError: one of them was not read.
@@ -85,16 +85,23 @@ class Columns:
             histogram=self.activity.histogram[rows],
             largest=self.activity.largest[rows],
         )
-        kept = self.latents[rows]
+        kept, examples, samples = self.latents[rows], self.examples[rows], self.samples[rows]
+        promoted, rules = self.promoted and self.promoted[rows], tuple(self.rules[row] for row in chosen)
+        named = {token for one in rules if one for token in one.rule.tokens}
+        named |= set(torch.cat([promoted.up, promoted.down]).flatten().tolist()) if promoted else set()
+        both = torch.cat([examples.places, samples.places], 1)
+        text, places = self.text.part(both, named)
+        width = examples.places.shape[1]
         return replace(
             self,
             latents=kept,
             activity=activity,
-            examples=self.examples[rows],
-            samples=self.samples[rows],
-            promoted=self.promoted and self.promoted[rows],
+            examples=replace(examples, places=places[:, :width]),
+            samples=replace(samples, places=places[:, width:]),
+            text=text,
+            promoted=promoted,
             neighbours=self.neighbours[rows],
-            rules=tuple(self.rules[row] for row in chosen),
+            rules=rules,
             descriptions={one: self.descriptions[one] for one in kept.tolist() if one in self.descriptions},
         )
 
