@@ -34,7 +34,7 @@ def command(
     *,
     latent: reading.Explained,
     text: OwnText = None,
-    column: options.Column = None,
+    column: reading.TextColumn = None,
     tokens: reading.Tokens = reading.TOKENS,
     new_tokens: reading.DescriptionTokens = 10,
     seed: reading.ReadingSeed = 0,

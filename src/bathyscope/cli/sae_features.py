@@ -21,7 +21,7 @@ def command(
     coder: reading.Coder,
     *,
     text: reading.LatentText,
-    column: options.Column = None,
+    column: reading.TextColumn = None,
     tokens: reading.Tokens = reading.TOKENS,
     seed: reading.ReadingSeed = 0,
     latent: reading.Latents = None,
@@ -40,8 +40,8 @@ def command(
 
     Lists those first whose rule, chosen on every other document, is right
     on the others. Each has its density, its largest activation, the tokens
-    that it promotes, and where in the text it is most active for what the
-    input is long.
+    that it promotes, and a place where it is most active, measured by the
+    length of what it reads there.
 
     Examples:
       bathyscope sae features coders/resid_post.12 --text news.txt

@@ -31,9 +31,10 @@ def show_list(latents: Sequence["LatentReading"], console: Console) -> None:
             f"{one.density:.2%}",
             f"{one.largest:.3g}",
             _f1(one),
-            terminal.cell(one.label),
+            # Its tokens are in the next column.
+            terminal.cell(one.label) if one.label_from == "rule" else Text("no good rule", "dim"),
             terminal.cell(promoted),
-            shown_example(one.examples[0], before=5, after=2) if one.examples else Text("never active", "dim"),
+            shown_example(one.examples[0], before=3, after=2) if one.examples else Text("never active", "dim"),
         )
     console.print(table)
 

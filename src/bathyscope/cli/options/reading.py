@@ -33,6 +33,17 @@ LatentText = Annotated[
         "--text hf:owner/name:config:split (a data set of the Hugging Face hub).",
     ),
 ]
+TextColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--column",
+        metavar="NAME",
+        callback=readable,
+        show_default="text",
+        help="Where JSON lines or Parquet keep the text, such as --column content.",
+        rich_help_panel=READ,
+    ),
+]
 Tokens = Annotated[
     int,
     typer.Option(
