@@ -468,6 +468,8 @@ def test_what_cannot_be_read_is_refused(readings, texts, coder):
         read_latents(model, coder, given_texts(["The cat of the keeper lives."]))
     with pytest.raises(UsageError, match="latents 60 were asked for"):
         read_latents(model, coder, texts, latents=[60])
+    with pytest.raises(UsageError, match="n_tokens=255 was given with length=128"):
+        read_latents(model, coder, texts, n_tokens=255)
     with pytest.raises(CancelledError):
         read_latents(model, coder, texts, length=LENGTH, stop=Stop(soon=True))
     heads = Site("mlp_post", 1)

@@ -7,15 +7,15 @@ import typer
 from bathyscope.cli import choices, options, terminal, text_files
 from bathyscope.cli.opening import open_model
 from bathyscope.cli.options import reading
-from bathyscope.cli.sae_features import check_latents, open_coder, show
+from bathyscope.cli.sae_features import check_latents, open_coder, show, window_length
 from bathyscope.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from bathyscope.model import Model
     from bathyscope.texts import Texts
 
-LENGTH, DOCUMENTS = 128, 128
-"""Of what the model writes itself where no text is given: tokens of a document, and how many."""
+DOCUMENTS = 128
+"""How many the model writes itself where no text is given."""
 
 OwnText = Annotated[
     str | None,
@@ -73,7 +73,15 @@ def command(
     with stoppable() as stop:
         with terminal.progress("reading", shown=shown, per_cell=1, unit="tokens") as tick:
             result = read_latents(
-                read, found, texts, n_tokens=tokens, latents=latent, seed=seed, progress=tick, stop=stop
+                read,
+                found,
+                texts,
+                n_tokens=tokens,
+                length=window_length(read),
+                latents=latent,
+                seed=seed,
+                progress=tick,
+                stop=stop,
             )
         with terminal.progress("describing", shown=shown, per_cell=new_tokens, unit="texts") as tick:
             result = describe_latents(
@@ -89,6 +97,5 @@ def _own(model: "Model", seed: int) -> "Texts":
     """What the model writes itself."""
     from bathyscope.texts import sampled_texts
 
-    length = min(LENGTH, model.max_length or LENGTH)
     terminal.note(f"no --text was given: {model.name} writes {DOCUMENTS} documents itself")
-    return sampled_texts(model, n_documents=DOCUMENTS, n_tokens=length, seed=seed)
+    return sampled_texts(model, n_documents=DOCUMENTS, n_tokens=window_length(model), seed=seed)

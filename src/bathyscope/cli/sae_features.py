@@ -13,6 +13,7 @@ from bathyscope.cli.stopping import stoppable
 from bathyscope.errors import UsageError
 
 if TYPE_CHECKING:
+    from bathyscope.model import Model
     from bathyscope.sae import SparseCoder
     from bathyscope.sae.reading import LatentReadings
 
@@ -67,7 +68,17 @@ def command(
     # What is kept in a file is of all latents; one that is only looked at needs no others.
     wanted = latent if latent and out is None and html is None else None
     with terminal.progress("reading", shown=shown, per_cell=1, unit="tokens") as tick, stoppable() as stop:
-        result = read_latents(read, found, texts, n_tokens=tokens, latents=wanted, seed=seed, progress=tick, stop=stop)
+        result = read_latents(
+            read,
+            found,
+            texts,
+            n_tokens=tokens,
+            length=window_length(read),
+            latents=wanted,
+            seed=seed,
+            progress=tick,
+            stop=stop,
+        )
     for path in (out, html):
         if path is not None:
             result.save(path)
@@ -118,6 +129,11 @@ def open_coder(path: str) -> "SparseCoder":
             names = ", ".join(one.name for one in folders)
             raise UsageError(f"{path} holds {len(folders)} coders", f"one is read at a time: {names}", str(folders[0]))
         return load_coder(folders[0])
+
+
+def window_length(model: "Model") -> int:
+    """Tokens of a window that a model has positions for."""
+    return min(reading.LENGTH, model.max_length or reading.LENGTH)
 
 
 def check_latents(coder: "SparseCoder", latents: list[int] | None) -> None:

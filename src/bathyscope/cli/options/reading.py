@@ -12,6 +12,8 @@ from bathyscope.cli.options.show import SHOW
 
 TOKENS = 200_000
 """Tokens that are read unless said."""
+LENGTH = 128
+"""Tokens of a window."""
 
 Coder = Annotated[
     str,
@@ -49,7 +51,7 @@ Tokens = Annotated[
     typer.Option(
         "--tokens",
         metavar="N",
-        min=2,
+        min=2 * LENGTH,
         help="At most so many tokens of it are read, such as --tokens 50000.",
         rich_help_panel=READ,
     ),

@@ -88,7 +88,7 @@ def read_latents(  # noqa: PLR0913 (what is read, how much of it, and how it is 
     """
     began = time.perf_counter()
     site, target = coder.check(model)
-    _check(texts, n_tokens, n_examples)
+    _check(texts, n_tokens, length, n_examples)
     chosen = which(latents, coder)
     gathered = _Gathered(model, len(chosen), n_examples, seed)
     for block in Pass(model, coder, site, chosen, texts, n_tokens, length, stop or Stop()).blocks(
@@ -158,9 +158,15 @@ class _Gathered:
         return ReadText(ids, starts, dict(zip(order, model.token_texts(order), strict=True)))
 
 
-def _check(texts: Texts, n_tokens: int, n_examples: int) -> None:
-    if n_tokens < 2 or n_examples < 1:
-        raise UsageError(f"n_tokens={n_tokens} and n_examples={n_examples} were given", "at least 2 tokens, 1 example")
+def _check(texts: Texts, n_tokens: int, length: int, n_examples: int) -> None:
+    if n_examples < 1:
+        raise UsageError(f"n_examples={n_examples} was given", "at least 1 of each latent", "n_examples=10")
+    if n_tokens < 2 * length:
+        raise UsageError(
+            f"n_tokens={n_tokens} was given with length={length}",
+            "each half of the documents needs room for a window",
+            f"n_tokens={2 * length} or more",
+        )
     documents = texts.documents()
     if len([None for _, _ in zip(range(2), documents, strict=False)]) < 2:
         raise UsageError(
