@@ -35,6 +35,7 @@ _HOMES = {
     "steering": "bathyscope.steering.result",
     "causal": "bathyscope.causal.result",
     "probing": "bathyscope.probing.result",
+    "latent-readings": "bathyscope.sae.reading.result",
     "attribute-extraction": "bathyscope.studies.attribute_extraction_study.result",
     "multihop": "bathyscope.studies.multihop_study.result",
     "next-token": "bathyscope.studies.next_token_study.result",

@@ -28,6 +28,8 @@ from bathyscope.cli import (
     runs,
     sae,
     sae_convert,
+    sae_explain,
+    sae_features,
     sae_train,
     steer,
     studies,
@@ -76,6 +78,8 @@ studies.app.command("entity-resolution")(entity_resolution.command)
 studies.app.command("tokenization")(tokenization.command)
 studies.app.command("multihop")(multihop.command)
 sae.app.command("convert")(sae_convert.command)
+sae.app.command("explain")(sae_explain.command)
+sae.app.command("features")(sae_features.command)
 sae.app.command("train")(sae_train.command)
 app.add_typer(sae.app, name="sae")
 app.add_typer(studies.app, name="study")
