@@ -790,8 +790,24 @@ def test_heads_are_written_as_saelens_reads_them(tmp_path):
 
 @pytest.mark.parametrize(
     "address",
-    "hf:gpt2|hf:|hf:../name|hf:a/b/../../c|hf:a/..|hf:a/b/.|hf:a/b//c|hf:/a/b|hf:a/b/*|hf:a/b/[ab]|hf:a/b@|hf:a/b@../x|"
-    "hf:a/b c|hf:a/b/c\\d|hf:a/b/é|hf:a/b\n".split("|"),
+    [
+        "hf:gpt2",
+        "hf:",
+        "hf:../name",
+        "hf:a/b/../../c",
+        "hf:a/..",
+        "hf:a/b/.",
+        "hf:a/b//c",
+        "hf:/a/b",
+        "hf:a/b/*",
+        "hf:a/b/[ab]",
+        "hf:a/b@",
+        "hf:a/b@../x",
+        "hf:a/b c",
+        "hf:a/b/c\\d",
+        "hf:a/b/é",
+        "hf:a/b\n",
+    ],
 )
 def test_an_address_that_leads_elsewhere_is_refused(monkeypatch, address):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *args, **options: pytest.fail("it was fetched"))

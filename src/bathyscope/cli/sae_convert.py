@@ -97,9 +97,7 @@ def _convert(source: str, out: Path, to: str, site: str | None, target: str | No
     if coder.site is None:
         terminal.note(f"where {source} belongs is not known; --site SITE says it")
     if written.fingerprint != coder.fingerprint:
-        terminal.note(
-            f"{chosen.title} was given other tensors, which compute the same"
-        )
+        terminal.note(f"{chosen.title} was given other tensors, which compute the same")
     return Converted(source, found.format.name, coder, out)
 
 
