@@ -1,17 +1,21 @@
 """`bathyscope sae convert`: what is read is said, what is written computes the same, what is there is not lost."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 import command_line
+from bathyscope.cli import sae_convert
 from bathyscope.sae import KeepAbove, KeepTop, Selection, SparseCoder, load_coder, save_coder
 from bathyscope.sites import Site
 from command_line import assert_one_line
 
 bathyscope, home = command_line.bathyscope, command_line.home
+"""The fixtures that are used here."""
 
 D, N = 6, 20
 X = torch.randn(30, D, generator=torch.Generator().manual_seed(9))
@@ -139,3 +143,13 @@ def test_settings_of_others_cannot_harm_the_terminal(bathyscope, tmp_path):
     (source / "cfg.json").write_text(json.dumps({**cfg, "site": "\x1b[2Jx"}))
     done = bathyscope("sae", "convert", str(source), str(tmp_path / "out"))
     assert done.code == 1 and "\x1b" not in done.err
+
+
+def test_the_examples_of_the_help_run(bathyscope, tmp_path, monkeypatch):
+    examples = re.findall(r"^ +bathyscope (sae convert .+)$", sae_convert.command.__doc__ or "", re.MULTILINE)
+    assert len(examples) >= 2
+    monkeypatch.chdir(tmp_path)
+    save_coder(coder(), "coders/resid_post.12")
+    for example in examples:
+        done = bathyscope(*shlex.split(example))
+        assert done.code == 0, done.err
