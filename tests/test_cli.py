@@ -24,6 +24,7 @@ from bathyscope import checks, cli, loading, prompts, results
 from bathyscope.cli import ladders, opening, options, terminal
 from bathyscope.mappings import Affine, Fit, Term, model_identity
 from bathyscope.patchscopes import PatchscopeResult
+from bathyscope.sae import KeepTop, SparseCoder, save_coder
 from bathyscope.sites import residual_site
 from bathyscope.steering import difference_of_means
 from command_line import TEXT, Outcome, assert_one_line, process
@@ -496,7 +497,7 @@ def test_the_examples_of_the_help_run(bathyscope, tmp_path, monkeypatch, example
 
 
 def _write_what_examples_name(folder: Path) -> None:
-    """The text, the lens that was fitted on it, and a direction."""
+    """The text, the lens that was fitted on it, a direction, and a sparse coder."""
     (folder / "news.txt").write_text("\n\n".join(["The king of France lives in Paris by the sea. " * 60] * 4))
     model = loading.load()
     last = model.site(f"resid_post.{model.n_layers - 1}")
@@ -504,6 +505,8 @@ def _write_what_examples_name(folder: Path) -> None:
     identity = model_identity(model)
     Affine(terms, Fit("tuned-lens", identity, identity, n_samples=1)).save(folder / "tuned.safetensors")
     difference_of_means(model, ["It is warm"], ["It is cold"], 8).save(folder / "warm.json")
+    eye, zeros = torch.eye(model.d_model), torch.zeros(model.d_model)
+    save_coder(SparseCoder(eye, zeros, eye, zeros, KeepTop(4)), folder / "coders" / "resid_post.12")
 
 
 @pytest.mark.parametrize("command", SHOWN.values(), ids=list(SHOWN))

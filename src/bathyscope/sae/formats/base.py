@@ -1,5 +1,6 @@
 """What a format is: how it is recognised, read and, where it can be, written."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -132,8 +133,6 @@ class FolderFormat(Format):
 
 
 def _json(settings: Mapping[str, Any]) -> bytes:
-    import json
-
     try:
         return json.dumps(settings, indent=2, sort_keys=True, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
