@@ -27,7 +27,7 @@ from bathyscope.sae import (
     cache_activations,
     train_coders,
 )
-from bathyscope.sae.training import reading, stream
+from bathyscope.sae.training import reader, stream
 from bathyscope.sites import Site
 from bathyscope.texts import given_texts, windows
 
@@ -118,7 +118,7 @@ def test_a_weight_is_how_often_a_text_is_gone_through(llama: Model, tmp_path: Pa
 
 
 def test_reading_that_was_stopped_goes_on(llama: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "PORTION", 32)
+    monkeypatch.setattr(reader, "PORTION", 32)
     whole = cache_activations(reader_of(llama), tmp_path / "whole")
     stop, read = Stop(), []
 
@@ -198,11 +198,11 @@ import sys, torch
 torch.set_num_threads(1)
 sys.path.insert(0, sys.argv[2])
 from conftest import tiny_model
-from bathyscope.sae.training import reading, trainer
+from bathyscope.sae.training import reader, trainer
 from bathyscope.sae import *
 from bathyscope.sites import Site
 from test_sae_activations import DOCUMENTS, LATE, reader_of
-reading.PORTION, trainer.KEPT_EVERY = 32, 0.02
+reader.PORTION, trainer.KEPT_EVERY = 32, 0.02
 kept = cache_activations(reader_of(tiny_model()), sys.argv[1] + "/kept", progress=lambda *_: print("read", flush=True))
 tell = lambda done, _: print("step", done, flush=True)
 asked, settings = [Asked(LATE, TopK(2), 64)], Settings(60, 16)

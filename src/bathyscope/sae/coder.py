@@ -168,7 +168,7 @@ class SparseCoder:
         digest = hashlib.sha256(json.dumps([self.selection.spec(), self.normed], sort_keys=True).encode())
         for name, tensor in sorted(self.tensors().items()):
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def check(self, model: Model) -> tuple[Site, Site]:

@@ -4,7 +4,7 @@ from bathyscope.sae.training.activations import Activations, GivenActivations
 from bathyscope.sae.training.cache import CachedActivations, cache_activations
 from bathyscope.sae.training.learner import Asked, Measured
 from bathyscope.sae.training.penalties import L1, Gated, JumpReLU, PAnneal
-from bathyscope.sae.training.reading import Reader, WeightedTexts
+from bathyscope.sae.training.reader import Reader, WeightedTexts
 from bathyscope.sae.training.settings import Settings
 from bathyscope.sae.training.sparsity import BatchTopK, Matryoshka, Sparsity, TopK
 from bathyscope.sae.training.stream import StreamedActivations

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from bathyscope.sae.training.activations import Activations, Portion, sums
-from bathyscope.sae.training.reading import Reader
+from bathyscope.sae.training.reader import Reader
 from bathyscope.sae.training.weights import Scaling
 from bathyscope.sites import Site
 
