@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +34,8 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from bathyscope.embedded import embedded_path
-from bathyscope.sae import Code
+from bathyscope.sae import Asked, Code, GivenActivations, TopK, train_coders
+from bathyscope.sae import Settings as CoderSettings
 
 N_LATENTS, K, BATCH, EPOCHS = 4608, 32, 2048, 6
 ROUNDS, WARM_UP, PROBE, RECENT = 3, 5, 10, 100_000
@@ -79,8 +81,30 @@ def ours(job: dict[str, Any], settings: Settings) -> Trained:
     What comes back is of the finished coder, in the activations' own units: with x = held_out,
     `code = coder.encode(x)`, `reconstruction = coder.decode(code)`, `recent = coder.encode(train[-recent:])`.
     """
-    # To be filled in when bathyscope.sae.training is there.
-    raise NotImplementedError("this project's trainer is not called here yet")
+    del settings  # those of the machine, which this process has
+    with safe_open(job["activations"], "pt") as file:
+        train, held_out = file.get_tensor("train"), file.get_tensor("held_out")
+    per_epoch = len(train) // job["batch"]
+    epochs = max(1, job["steps"] // per_epoch)
+    times: list[tuple[float, float]] = []
+    (trained,) = train_coders(
+        GivenActivations({"resid_post.12": train[: job["steps"] * job["batch"]]}),
+        [Asked("resid_post.12", TopK(job["k"]), job["n_latents"])],
+        CoderSettings(epochs, job["batch"], rate=job["learning_rate"], seed=job["seed"]),
+        progress=lambda *_: times.append((time.perf_counter(), time.process_time())),
+    )
+    (began, processor_began), (ended, processor_ended) = times[job["warm_up"] - 1], times[-1]
+    coder = trained.coder
+    code = coder.encode(held_out)
+    return Trained(
+        (len(times) - job["warm_up"]) * job["batch"],
+        ended - began,
+        processor_ended - processor_began,
+        dict(coder.training["settings"]),
+        coder.decode(code),
+        code,
+        coder.encode(train[-job["recent"] :]),
+    )
 
 
 @dataclass(frozen=True)
