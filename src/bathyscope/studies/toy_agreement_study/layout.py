@@ -8,18 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from bathyscope.studies.toy_agreement_study.graph import COLUMNS, Edge, Graph, Node
+from bathyscope.studies.toy_agreement_study.graph import COLUMNS, FAINT, Edge, Graph, Node
 
 UP, DOWN, QUIET, INK, FAINT_LINE = "#0072b2", "#d55e00", "#8a949e", "#1b2733", "#d5dbe1"
 """More of the metric, less of it, no effect; text; an edge without effect."""
 FULL: Final = (0, 158, 115)
 """The fill of the most active node of a column; white is not active."""
 
-RADIUS: Final = 27
+RADIUS: Final = 30
 GAP, PITCH = 300, 104
 """From one column to the next, and from a node to the one below it."""
-LEFT, TOP, BOTTOM = 90, 150, 120
-WIDEST, NARROWEST = 11.0, 1.2
+LEFT, TOP, BOTTOM = 90, 150, 110
+WIDEST, NARROWEST = 9.0, 1.2
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class Line:
         """A point on it, from 0 at its start to 1."""
         (x, y), (to_x, to_y) = self.start, self.end
         return x + share * (to_x - x), y + share * (to_y - y)
+
+
+def dashes_of(line: Line) -> tuple[float, float]:
+    """How long a dash and a gap of a line are, if it is dashed."""
+    return 8 + line.width, 3 + line.width / 3
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def laid_out(graph: Graph, captions: Sequence[str]) -> Picture:
     discs = []
     for column in COLUMNS:
         nodes = graph.column(column)
-        most = max(abs(value) for node in nodes for value in (node.clean, node.corrupted)) or 1.0
+        most = max(value for node in nodes for value in (node.clean, node.corrupted, 1e-9))
         for node in nodes:
             discs.append(_disc(graph, node, places[node.name], most))
             words += _of_node(graph, node, places[node.name])
@@ -131,21 +136,21 @@ def _places(graph: Graph, middle: float) -> dict[str, tuple[float, float]]:
 
 
 def shade(share: float) -> str:
-    """White to full, for a share from 0 to 1.
+    """White to full, for a share from 0 to 1; what is negative is white.
 
     Example:
         >>> from bathyscope.studies.toy_agreement_study.layout import shade
         >>> shade(0), shade(1)
         ('#ffffff', '#009e73')
     """
-    share = min(1.0, abs(share))
+    share = min(1.0, max(0.0, share))
     return "#" + "".join(f"{round(255 + share * (full - 255)):02x}" for full in FULL)
 
 
 def _disc(graph: Graph, node: Node, at: tuple[float, float], most: float) -> Disc:
     told = _told(node, node.name)
     if not graph.has_effect(node):
-        return Disc(at, RADIUS, "#ffffff", "#ffffff", QUIET, True, told)
+        return Disc(at, RADIUS, "#ffffff", "#ffffff", QUIET if node.activation > 0 else FAINT_LINE, True, told)
     return Disc(at, RADIUS, shade(node.clean / most), shade(node.corrupted / most), INK, False, told)
 
 
@@ -155,16 +160,27 @@ def _of_node(graph: Graph, node: Node, at: tuple[float, float]) -> Iterator[Word
     ink = INK if effective else QUIET
     yield Words((x, y - RADIUS - 10), node.name, 14, ink, bold=True)
     if node.activation > 0:
-        yield Words((x - RADIUS * 0.48, y), short(node.clean), 10.5, ink)
-        yield Words((x + RADIUS * 0.48, y), short(node.corrupted), 10.5, ink)
+        yield Words((x - RADIUS * 0.49, y), short(node.clean), 10.5, ink)
+        yield Words((x + RADIUS * 0.49, y), short(node.corrupted), 10.5, ink)
     else:
         yield Words(at, "silent", 10.5, QUIET)
     if node.activation > 0:
-        yield Words((x, y + RADIUS + 11), f"{node.effect:+.2f}", 13, _colour(node.effect) if effective else QUIET, True)
+        yield Words((x, y + RADIUS + 11), signed(node.effect), 13, _colour(node.effect) if effective else QUIET, True)
 
 
 def _colour(effect: float) -> str:
     return UP if effect > 0 else DOWN
+
+
+def signed(value: float) -> str:
+    """An effect as it is written beside what has it.
+
+    Example:
+        >>> from bathyscope.studies.toy_agreement_study.layout import signed
+        >>> signed(2), signed(-0.25) == "\N{MINUS SIGN}0.25", signed(-1e-9)
+        ('+2.00', True, '0')
+    """
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}") if abs(value) >= 0.005 else "0"
 
 
 def short(value: float) -> str:
@@ -172,14 +188,14 @@ def short(value: float) -> str:
 
     Example:
         >>> from bathyscope.studies.toy_agreement_study.layout import short
-        >>> short(0.25), short(-1.5), short(12.34), short(0)
-        ('.25', '-1.5', '12', '0')
+        >>> short(0.25), short(1.5), short(12.34), short(0)
+        ('.25', '1.5', '12', '0')
     """
-    if value == 0:
-        return "0"
-    if abs(value) < 1:
-        return f"{value:.2f}".replace("0.", ".", 1)
-    return f"{value:.1f}" if abs(value) < 10 else f"{value:.0f}"
+    if 0 < abs(value) < 0.005:
+        return "<.01"
+    if abs(value) < 0.995:
+        return f"{value:.2f}".replace("0.", ".", 1).replace("-", "\N{MINUS SIGN}") if value else "0"
+    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}") if abs(value) < 10 else f"{value:.0f}"
 
 
 def _told(part: Node | Edge, name: str) -> str:
@@ -196,7 +212,7 @@ def _edges(graph: Graph, places: dict[str, tuple[float, float]]) -> tuple[list[L
     faint, lines, effects = [], [], []
     for edge in sorted(graph.edges, key=lambda edge: abs(edge.effect)):
         (x, y), (to_x, to_y) = places[edge.source], places[edge.target]
-        ends = (x + RADIUS, y), (to_x - RADIUS, to_y)
+        ends = (x + RADIUS - 5, y), (to_x - RADIUS + 5, to_y)  # the discs cover the ends, which are cut straight
         told = _told(edge, f"{edge.source} to {edge.target}")
         if graph.has_effect(edge):
             width = max(NARROWEST, WIDEST * abs(edge.effect) / largest)
@@ -215,7 +231,7 @@ def _figures(lines: Sequence[Line], effects: Sequence[float]) -> Iterator[Words]
     """A figure an edge, the largest first, each where it covers least of other figures and of other edges."""
     taken: list[Words] = []
     for line, effect in sorted(zip(lines, effects, strict=True), key=lambda one: -abs(one[1])):
-        choices = [Words(line.at(s), f"{effect:+.2f}", 12, _colour(effect), True, boxed=True) for s in SHARES]
+        choices = [Words(line.at(s), signed(effect), 12, _colour(effect), True, boxed=True) for s in SHARES]
         others = [other for other in lines if other is not line]
         best = min(choices, key=lambda one: (sum(overlap(one, o) for o in taken), sum(_under(one, o) for o in others)))
         taken.append(best)
@@ -240,7 +256,9 @@ def _under(words: Words, line: Line) -> bool:
 def _captions(captions: Sequence[str]) -> Iterator[Words]:
     for number, caption in enumerate(captions):
         size = 13 if number else 18
-        yield Words((LEFT - RADIUS - 30, 28 + 22 * number + (4 if number else 0)), caption, size, bold=not number, start=True)
+        yield Words(
+            (LEFT - RADIUS - 30, 28 + 22 * number + (4 if number else 0)), caption, size, bold=not number, start=True
+        )
 
 
 def _heads() -> Iterator[Words]:
@@ -250,26 +268,26 @@ def _heads() -> Iterator[Words]:
 
 def _legend(graph: Graph, top: float) -> Picture:
     """What widths, colours and fills mean, in two lines below the graph."""
-    x, second = LEFT - RADIUS - 16, top + 46
-    words = [
-        Words((x + 62, top), "raises the metric", start=True),
-        Words((x + 292, top), "lowers it; width: size of the effect", start=True),
-        Words((x + 645, top), f"under 1% of the total ({_without(graph)} edges)", start=True),
-        Words((x + 62, second), "activation: clean | corrupted", start=True),
-        Words((x + 372, second), "active, no effect, or silent", start=True),
-        Words((x + 645, second), "figures: effect by exact patch", start=True),
-    ]
+    first, second, third = (LEFT - RADIUS + GAP * shift for shift in (0, 0.92, 2.05))
+    below = top + 44
+    hidden = sum(not graph.has_effect(edge) for edge in graph.edges)
+    told = {
+        (first, top): "raises the metric",
+        (second, top): "lowers it; width: size of effect",
+        (third, top): f"under {FAINT:.0%} of the total ({hidden} edges)",
+        (first, below): "activation, clean | corrupted",
+        (second, below): "active, yet without effect",
+        (third, below): "figures: effect by exact patch",
+    }
+    words = [Words((x + 62, y), text, start=True) for (x, y), text in told.items()]
     lines = [
-        Line((x, top), (x + 48, top), UP, 6),
-        Line((x + 230, top), (x + 278, top), DOWN, 6, True),
-        Line((x + 583, top), (x + 631, top), FAINT_LINE, 1.5),
+        Line((first, top), (first + 48, top), UP, 6),
+        Line((second, top), (second + 48, top), DOWN, 6, True),
+        Line((third, top), (third + 48, top), FAINT_LINE, 1.5),
     ]
     discs = [
-        Disc((x + 24, second), 16, shade(0.9), shade(0.2), INK),
-        Disc((x + 334, second), 16, "#ffffff", "#ffffff", QUIET, True),
+        Disc((first + 24, below), 15, shade(0.9), shade(0.2), INK),
+        Disc((second + 24, below), 15, "#ffffff", "#ffffff", QUIET, True),
     ]
-    return Picture(0, 0, tuple(lines), tuple(discs), tuple(words))
-
-
-def _without(graph: Graph) -> int:
-    return sum(not graph.has_effect(edge) for edge in graph.edges)
+    sample = Words((third + 24, below), signed(2.5), 12, UP, True)
+    return Picture(0, 0, tuple(lines), tuple(discs), (*words, sample))

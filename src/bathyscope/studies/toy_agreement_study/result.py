@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from bathyscope.studies.result import Record, StudyResult, table_of
 from bathyscope.studies.toy_agreement_study.graph import Edge, Graph, Node
-from bathyscope.studies.toy_agreement_study.layout import Picture, laid_out
+from bathyscope.studies.toy_agreement_study.layout import Picture, laid_out, signed
+from bathyscope.studies.toy_agreement_study.sentences import VERBS
 from bathyscope.studies.toy_agreement_study.svg import svg
 
 if TYPE_CHECKING:
@@ -63,12 +64,14 @@ class ToyAgreementResult(StudyResult):
     def captions(self) -> tuple[str, ...]:
         """What stands above the graph: heading, metric, and how good network and coder are."""
         metric, graph = self.metric, self.graph
+        other = next(verb for verb in VERBS if verb != metric["verb"])
         return (
             self.heading,
-            f'logit("{metric["verb"]}") less the other\'s: {graph.clean:+.2f} in "{metric["clean_input"]}", '
-            f'{graph.corrupted:+.2f} in "{metric["corrupted_input"]}"; total effect {graph.total:+.2f}',
+            f'logit("{metric["verb"]}") \N{MINUS SIGN} logit("{other}"): {signed(graph.clean)} in '
+            f'"{metric["clean_input"]}", {signed(graph.corrupted)} in "{metric["corrupted_input"]}"; '
+            f"total effect {signed(graph.total)}",
             f"{self.provenance['models'][0]['model']}: held-out accuracy {self.network['held_out_accuracy']:.3f} "
-            f"(at best {self.network['best_accuracy']:.3f}); coder: FVU {self.coder['fvu']:.4f}, "
+            f"({self.network['best_accuracy']:.3f} expected at best); coder: FVU {self.coder['fvu']:.4f}, "
             f"L0 {self.coder['l0']:.2f}, dead {self.coder['dead_share']:.0%}",
         )
 
@@ -109,4 +112,8 @@ class ToyAgreementResult(StudyResult):
         drawn = f'<div class="bathyscope">{svg(self.picture)}</div>'
         parts = {"nodes": self.nodes, "edges": self.records, "order by activation and by effect": self.rankings}
         parts |= {part["part"]: [part] for part in trained}
-        return drawn + table_of(self.heading, self.facts(), ()) + "".join(table_of(name, {}, one) for name, one in parts.items())
+        return (
+            drawn
+            + table_of(self.heading, self.facts(), ())
+            + "".join(table_of(name, {}, one) for name, one in parts.items())
+        )

@@ -114,4 +114,4 @@ def _notes(graph: Graph, fvu: float) -> Iterator[str]:
     summed = sum(node.effect for node in graph.column("latents"))
     yield f"Effects of latents and error add up to {summed:+.4g}; the total effect is {graph.total:+.4g}."
     if fvu > POOR:
-        yield f"The coder is poor (FVU {fvu:.2f}): much of what passes is in the error, and latents say little."
+        yield f"The coder is poor (FVU {fvu:.2f}): look at the effect of its error before you read its latents."

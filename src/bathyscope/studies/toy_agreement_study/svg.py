@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from html import escape
 
-from bathyscope.studies.toy_agreement_study.layout import Disc, Line, Picture, Words
+from bathyscope.studies.toy_agreement_study.layout import Disc, Line, Picture, Words, dashes_of
 
 FONT = "DejaVu Sans, Verdana, sans-serif"
 
@@ -17,7 +17,11 @@ def svg(picture: Picture) -> str:
         >>> "a &lt; b" in svg(Picture(100, 50, (), (), (Words((50, 25), "a < b"),)))
         True
     """
-    parts = [*map(_line, picture.lines), *map(_disc, picture.discs), *(part for one in picture.words for part in _words(one))]
+    parts = [
+        *map(_line, picture.lines),
+        *map(_disc, picture.discs),
+        *(part for one in picture.words for part in _words(one)),
+    ]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {picture.width:g} {picture.height:g}" '
         f'width="{picture.width:g}" font-family="{FONT}" style="max-width: 100%; height: auto">'
@@ -32,11 +36,6 @@ def _line(line: Line) -> str:
         f'<line x1="{x:.1f}" y1="{y:.1f}" x2="{to_x:.1f}" y2="{to_y:.1f}" stroke="{line.colour}" '
         f'stroke-width="{line.width:.2f}"{dashes}>{_title(line.told)}</line>'
     )
-
-
-def dashes_of(line: Line) -> tuple[float, float]:
-    """How long a dash and a gap of a line are."""
-    return 8 + line.width, 3 + line.width / 3
 
 
 def _disc(disc: Disc) -> str:
@@ -55,7 +54,7 @@ def _words(words: Words) -> Iterator[str]:
         left, top, right, bottom = words.box()
         yield (
             f'<rect x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" height="{bottom - top:.1f}" rx="3" '
-            'fill="#ffffff" fill-opacity="0.9"/>'
+            'fill="#ffffff"/>'
         )
     anchor = "start" if words.start else "middle"
     weight = ' font-weight="bold"' if words.bold else ""
