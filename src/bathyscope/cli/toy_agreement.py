@@ -3,7 +3,6 @@
 from bathyscope.cli import options, study_files, toy_agreement_tables
 from bathyscope.cli.options import study
 from bathyscope.cli.options import toy_agreement as own
-from bathyscope.errors import UsageError
 
 
 def command(
@@ -32,13 +31,11 @@ def command(
     """
     del debug  # its callback has done the work
     study_files.check(out, plots or ())
-    if by_hand and latents is not None:
-        raise UsageError(f"--by-hand was given with --latents {latents}", "its coder has three", "one of them")
-
     from bathyscope import studies
 
-    asked = {"seed": seed, "verb": verb, "clean": clean, "corrupted": corrupted, "by_hand": by_hand}
-    result = studies.toy_agreement(**asked, **({} if latents is None else {"latents": latents}))
+    result = studies.toy_agreement(
+        seed=seed, latents=latents, verb=verb, clean=clean, corrupted=corrupted, by_hand=by_hand
+    )
     study_files.show_or_save(
         result, as_json=as_json, out=out, plots=plots or (), draw="save_graph", show=toy_agreement_tables.show
     )

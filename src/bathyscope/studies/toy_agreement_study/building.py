@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from bathyscope.studies.toy_agreement_study.network import AgreementNetwork
 from bathyscope.studies.toy_agreement_study.sentences import NUMBERS, VERBS
 from bathyscope.studies.toy_agreement_study.stage import Estimates, Stage
 
+RUNS: Final = ("clean", "corrupted")
 Step = Callable[[Tensor], Tensor]
 
 
@@ -48,13 +50,15 @@ def agreement_graph(
     for column, following in zip(columns, (*columns[1:], None), strict=True):
         stage = column.stage(following, steps)
         nodes += [
-            Node(*common, name=name, column=column.name)
+            Node(name=name, column=column.name, **common)
             for name, common in zip(column.nodes, _common(column, stage.nodes(), column.known_nodes()), strict=True)
         ]
         if following is not None:
             ends = [(source, target) for source in column.nodes for target in following.nodes]
             found = _common(column, stage.edges(), column.known_edges())
-            edges += [Edge(*common, source=one, target=other) for (one, other), common in zip(ends, found, strict=True)]
+            edges += [
+                Edge(source=one, target=other, **common) for (one, other), common in zip(ends, found, strict=True)
+            ]
     before, after = (float(metric) for metric in columns[-1].runs @ towards)
     return Graph(tuple(nodes), tuple(edges), before, after)
 
@@ -98,7 +102,8 @@ class _Column:
     def stage(self, following: "_Column | None", steps: int) -> Stage:
         """This column and the next; the last one leads to itself."""
         after = following or self
-        return Stage(*self.runs, self.sizes, self.onward, after.sizes, after.metric, steps)
+        clean, corrupted = self.runs
+        return Stage(clean, corrupted, self.sizes, self.onward, after.sizes, after.metric, steps)
 
     def known_edges(self) -> Tensor | None:
         """Effects from the weights alone, (nodes, next nodes)."""
@@ -150,10 +155,11 @@ def _put_together(coder: SparseCoder, parts: Tensor) -> Tensor:
     return latents @ coder.decoder + coder.decoder_bias + error
 
 
-def _common(column: _Column, found: Estimates, known: Tensor | None) -> Iterator[tuple[float | None, ...]]:
-    """What `Part` holds, a node or an edge after the other."""
+def _common(column: _Column, found: Estimates, known: Tensor | None) -> Iterator[dict[str, Any]]:
+    """The arguments of `Part`, a node or an edge after the other."""
     per_node = found.effect[0].numel()
-    before, after = (run.repeat_interleave(per_node) for run in column.activations())
-    told = [one.flatten().tolist() for one in (before, after, found.effect, found.attribution, found.integrated)]
-    closed = [None] * len(told[0]) if known is None else known.flatten().tolist()
-    yield from zip(*told, closed, strict=True)
+    told = {name: run.repeat_interleave(per_node) for name, run in zip(RUNS, column.activations(), strict=True)}
+    told |= vars(found) if known is None else {**vars(found), "closed_form": known}
+    values = {name: one.flatten().tolist() for name, one in told.items()}
+    for row in zip(*values.values(), strict=True):
+        yield {"closed_form": None, **dict(zip(values, row, strict=True))}

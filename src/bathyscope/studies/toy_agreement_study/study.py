@@ -21,7 +21,7 @@ from bathyscope.studies.toy_agreement_study.ranking import rankings
 from bathyscope.studies.toy_agreement_study.result import ToyAgreementResult
 from bathyscope.studies.toy_agreement_study.sentences import NOISE, VERBS, drawn_sentences
 
-MOST_LATENTS: Final = 64
+LATENTS, MOST_LATENTS = 6, 64
 POOR: Final = 0.1
 """FVU from which on a note warns of the coder."""
 
@@ -29,7 +29,7 @@ POOR: Final = 0.1
 def toy_agreement(
     *,
     seed: int = 0,
-    latents: int = 6,
+    latents: int | None = None,
     verb: str = "run",
     clean: str = "singular",
     corrupted: str = "plural",
@@ -40,7 +40,7 @@ def toy_agreement(
 
     Args:
         seed: draws sentences' noise, held-out nouns and first weights.
-        latents: how many the coder has.
+        latents: how many the coder has; 6 unless given.
         verb: "runs" or "run": the metric is its logit less the other's.
         clean: "singular" or "plural" (without noise), or one of the sentences.
         corrupted: the same, whose activations are written into the clean run.
@@ -58,7 +58,12 @@ def toy_agreement(
     """
     if verb not in VERBS:
         raise UsageError(f"the verb {verb!r} was given", "the network knows runs and run", "--verb run")
-    if not 1 <= latents <= MOST_LATENTS:
+    if by_hand and latents is not None:
+        raise UsageError(
+            f"{latents} latents were given", "the coder that was made by hand has three", "one or the other"
+        )
+    n_latents = LATENTS if latents is None else latents
+    if not 1 <= n_latents <= MOST_LATENTS:
         raise UsageError(f"{latents} latents were given", f"from 1 to {MOST_LATENTS}", "--latents 6")
     if steps < 1:
         raise UsageError(f"{steps} steps were given", "at least one", "steps=100")
@@ -74,7 +79,7 @@ def toy_agreement(
     if by_hand:
         coder, coded = worked.CODER, coder_training.measured(worked.CODER, seen, unseen)
     else:
-        coder, coded = coder_training.trained_coder(seen, unseen, latents, generator)
+        coder, coded = coder_training.trained_coder(seen, unseen, n_latents, generator)
     graph = agreement_graph(network, coder, *inputs, verb=verb, steps=steps)
     asked = {"seed": seed, "latents": coder.n_latents, "verb": verb, "clean": clean, "corrupted": corrupted}
     asked |= {"steps": steps, "by_hand": by_hand, "noise": NOISE}
