@@ -6,20 +6,18 @@ edges by how active their nodes are. Here an edge carries what it does to the ve
 
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from bathyscope.errors import UsageError
 from bathyscope.results import provenance
-from bathyscope.sae import SparseCoder
-from bathyscope.studies.toy_agreement_study import coder_training, worked
 from bathyscope.studies.toy_agreement_study.building import agreement_graph
 from bathyscope.studies.toy_agreement_study.graph import FAINT, Graph
-from bathyscope.studies.toy_agreement_study.network import AgreementNetwork, accuracies, trained_network
 from bathyscope.studies.toy_agreement_study.ranking import rankings
 from bathyscope.studies.toy_agreement_study.result import ToyAgreementResult
 from bathyscope.studies.toy_agreement_study.sentences import NOISE, VERBS, drawn_sentences
+from bathyscope.studies.toy_agreement_study.toy import Toy
 
 LATENTS, MOST_LATENTS = 6, 64
 POOR: Final = 0.1
@@ -71,23 +69,14 @@ def toy_agreement(
     generator = torch.Generator().manual_seed(seed)
     sentences = drawn_sentences(generator)
     inputs = [sentences.given(one) for one in (clean, corrupted)]
-    if by_hand:
-        network, learned = worked.NETWORK, accuracies(worked.NETWORK, sentences)
-    else:
-        network, learned = trained_network(sentences, generator)
-    seen, unseen = (network.units(sentences.inputs[which]) for which in (~sentences.held_out, sentences.held_out))
-    if by_hand:
-        coder, coded = worked.CODER, coder_training.measured(worked.CODER, seen, unseen)
-    else:
-        coder, coded = coder_training.trained_coder(seen, unseen, n_latents, generator)
-    graph = agreement_graph(network, coder, *inputs, verb=verb, steps=steps)
-    asked = {"seed": seed, "latents": coder.n_latents, "verb": verb, "clean": clean, "corrupted": corrupted}
+    toy = Toy.by_hand(sentences) if by_hand else Toy.trained(sentences, n_latents, generator)
+    graph = agreement_graph(toy.network, toy.coder, *inputs, verb=verb, steps=steps)
+    asked = {"seed": seed, "latents": toy.coder.n_latents, "verb": verb, "clean": clean, "corrupted": corrupted}
     asked |= {"steps": steps, "by_hand": by_hand, "noise": NOISE}
-    named = "worked example, weights by hand" if by_hand else f"2-4-2 network, {coder.n_latents} latents, seed {seed}"
     return ToyAgreementResult(
         records=tuple(edge.record() for edge in graph.edges),
-        provenance=provenance([{"model": named, "dtype": "float64"}], asked),
-        notes=tuple(_notes(graph, coded["fvu"])),
+        provenance=provenance([{"model": f"{toy.name}, seed {seed}", "dtype": "float64"}], asked),
+        notes=tuple(_notes(graph, toy.quality["fvu"])),
         timing={"seconds": round(time.perf_counter() - began, 4)},
         nodes=tuple(node.record() for node in graph.nodes),
         metric={
@@ -99,15 +88,10 @@ def toy_agreement(
             "corrupted_input": corrupted,
         },
         rankings=tuple(rankings(graph)),
-        network=learned,
-        coder=coded,
-        weights=_weights(network, coder),
+        network=toy.accuracy,
+        coder=toy.quality,
+        weights=toy.weights(),
     )
-
-
-def _weights(network: AgreementNetwork, coder: SparseCoder) -> dict[str, Any]:
-    found = {f"network.{name}": tensor for name, tensor in network.tensors().items()}
-    return found | {f"coder.{name}": tensor for name, tensor in coder.tensors().items()}
 
 
 def _notes(graph: Graph, fvu: float) -> Iterator[str]:
