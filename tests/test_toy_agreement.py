@@ -3,6 +3,7 @@
 import html
 import itertools
 import json
+import math
 import re
 import time
 import xml.etree.ElementTree as ET
@@ -280,6 +281,9 @@ def test_exact_patches_are_those_of_a_slow_reference(seed: int):
     assert len(wanted) == 2 + 8 + 4 + 4 * 8 + 8
     for what, metric in wanted.items():
         assert found[what] == pytest.approx(metric - slow.metric(h), abs=1e-9), what
+    for field, units in (("clean", h), ("corrupted", h2)):
+        values = [*units, *slow.latents(units), math.hypot(*slow.error(units))]
+        assert [getattr(node, field) for node in graph.nodes[2:-2]] == pytest.approx(values, abs=1e-9)
 
 
 def test_a_stage_of_a_smooth_function_is_differentiated():
