@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bathyscope.studies import ToyAgreementResult
     from bathyscope.studies.toy_agreement_study.graph import Edge, Graph, Node
 
-MEASURES: Final = ("clean", "corrupted", "effect", "gradient", "integrated", "closed form")
+MEASURES: Final = ("clean", "corrupted", "effect", "attribution", "integrated", "closed form")
 LEAST: Final = 0.005
 """Below it two decimals would show nothing."""
 BAR: Final = 12

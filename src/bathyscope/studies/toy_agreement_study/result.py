@@ -110,10 +110,6 @@ class ToyAgreementResult(StudyResult):
             for part, one in (("network", self.network), ("coder", self.coder))
         ]
         drawn = f'<div class="bathyscope">{svg(self.picture)}</div>'
-        parts = {"nodes": self.nodes, "edges": self.records, "order by activation and by effect": self.rankings}
-        parts |= {part["part"]: [part] for part in trained}
-        return (
-            drawn
-            + table_of(self.heading, self.facts(), ())
-            + "".join(table_of(name, {}, one) for name, one in parts.items())
-        )
+        parts = {"edges": self.records, "order by activation and by effect": self.rankings, "trained": trained}
+        below = "".join(table_of(name, {}, records) for name, records in parts.items())
+        return drawn + table_of(f"{self.heading}: nodes", self.facts(), self.nodes) + below
