@@ -102,11 +102,11 @@ def laid_out(graph: Graph, captions: Sequence[str]) -> Picture:
         >>> graph = agreement_graph(NETWORK, CODER, *torch.eye(2, dtype=torch.float64))
         >>> picture = laid_out(graph, ["by hand"])
         >>> len(picture.discs), [disc.dashed for disc in picture.discs[2:6]]  # H2 is hollow
-        (17, [False, False, True, False])
+        (14, [False, False, True, False])
     """
     rows = max(len(graph.column(name)) for name in COLUMNS)
     height = TOP + PITCH * rows + BOTTOM
-    places = _places(graph, TOP + PITCH * rows / 2)
+    places = _places(graph, rows)
     lines, figures = _edges(graph, places)
     words = [*_captions(captions), *_heads(), *figures]
     discs = []
@@ -126,12 +126,13 @@ def laid_out(graph: Graph, captions: Sequence[str]) -> Picture:
     )
 
 
-def _places(graph: Graph, middle: float) -> dict[str, tuple[float, float]]:
-    found = {}
+def _places(graph: Graph, rows: int) -> dict[str, tuple[float, float]]:
+    found, middle = {}, TOP + PITCH * rows / 2
     for number, column in enumerate(COLUMNS):
         nodes = graph.column(column)
+        pitch = PITCH * (rows / len(nodes)) ** 0.5  # shorter columns are looser, so that edges are less steep
         for row, node in enumerate(nodes):
-            found[node.name] = (LEFT + GAP * number, middle + PITCH * (row - (len(nodes) - 1) / 2))
+            found[node.name] = (LEFT + GAP * number, middle + pitch * (row - (len(nodes) - 1) / 2))
     return found
 
 
