@@ -199,7 +199,7 @@ SEAMS = {
     "rich": {"cli", "embedded"},
     "pandas": {"results"},
     "safetensors": {"results", "store", "engine", "loading", "mappings", "soft_prompts", "fitting", "sae"},
-    "matplotlib": {"plots"},
+    "matplotlib": {"figures", "plots"},
     "datasets": {"texts"},
     "platformdirs": {"embedded", "store"},
     "sqlite3": {"store"},

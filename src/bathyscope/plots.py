@@ -1,31 +1,23 @@
-"""Plots of studies: curves over layers with their intervals, and heat maps of pairs of layers, as PNG or SVG.
+"""Plots of studies: curves over layers with intervals, heat maps of pairs of layers, graphs, as PNG or SVG.
 
-Knows results, not models.
-
-Drawn with matplotlib, which is an extra, and without its global state. The same result gives the same
-bytes: an SVG has no date, and its names are not random.
+Knows results, not models. How a figure becomes a file is in `figures`.
 """
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bathyscope.errors import UsageError
-from bathyscope.files import write_atomically
+from bathyscope.figures import figure_in
 from bathyscope.sites import EMBEDDING_LAYER
-from bathyscope.studies import PROMPTS, CrossModelResult, MultihopResult, NextTokenResult
+from bathyscope.studies import PROMPTS, CrossModelResult, MultihopResult, NextTokenResult, ToyAgreementResult
 from bathyscope.studies.curves import Drawable, Panel
+from bathyscope.studies.toy_agreement_study.layout import Disc, Line, Words, dashes_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from bathyscope.sae import Measured
-
-ENDINGS: Final = (".png", ".svg")
-"""What a plot's name may end in."""
 
 
 class Look(NamedTuple):
@@ -50,33 +42,6 @@ PANELS: Final = {
 }
 
 
-@contextmanager
-def _figure(path: str | Path, size: tuple[float, float]) -> "Iterator[Figure]":
-    """A figure to draw in, which is written when that is done: whole, or not at all.
-
-    Args:
-        path: a file that ends in .png or .svg.
-        size: width and height in inches.
-
-    Raises:
-        UsageError: another ending, or matplotlib is not installed.
-    """
-    path = Path(path)
-    if path.suffix not in ENDINGS:
-        raise UsageError(f"{str(path)!r} was given", "plots are drawn as .png or .svg", f"{path.stem}.svg")
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("a plot needs matplotlib", "it is an extra", 'pip install "bathyscope[plots]"') from None
-    written = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "bathyscope", "font.family": "DejaVu Sans", "font.size": 9}):
-        figure = Figure(figsize=size, layout="constrained")
-        yield figure
-        figure.savefig(written, format=path.suffix[1:], dpi=150, metadata=_metadata(path))
-    write_atomically(path, written.getvalue())
-
-
 def save_plot(result: NextTokenResult, path: str | Path) -> Path:
     """Draw a study: one panel for precision and one for surprisal, a curve a method with its 95% interval.
 
@@ -98,7 +63,7 @@ def save_plot(result: NextTokenResult, path: str | Path) -> Path:
         >>> save_plot(result, pathlib.Path(tempfile.mkdtemp()) / "study.svg").name
         'study.svg'
     """
-    with _figure(path, (10, 4.6)) as figure:
+    with figure_in(path, (10, 4.6)) as figure:
         figure.suptitle(_title(result), fontsize=11)
         panels = figure.subplots(1, len(PANELS))
         for axes, measure in zip(panels, PANELS, strict=True):
@@ -134,7 +99,7 @@ def save_training(course: "Sequence[Measured]", title: str, path: str | Path) ->
         'training.svg'
     """
     shown = {"fvu": "share of the variance missed", "l0": "active latents of a token", "dead": "dead latents"}
-    with _figure(path, (10, 3.2)) as figure:
+    with figure_in(path, (10, 3.2)) as figure:
         figure.suptitle(title, fontsize=11)
         for axes, (name, label) in zip(figure.subplots(1, len(shown)), shown.items(), strict=True):
             axes.plot([one.tokens / 1e6 for one in course], [getattr(one, name) for one in course], color="#0072b2")
@@ -168,7 +133,7 @@ def save_heat_maps(result: CrossModelResult, path: str | Path) -> Path:
     """
     if not result.records:
         raise UsageError("a plot of a study without figures was wanted", "models of one vocabulary have them")
-    with _figure(path, (11, 3.7 * len(result.prompts) + 0.7)) as figure:
+    with figure_in(path, (11, 3.7 * len(result.prompts) + 0.7)) as figure:
         figure.suptitle(_title_of_two(result), fontsize=11)
         panels = figure.subplots(len(result.prompts), len(WRITTEN), squeeze=False)
         image = None
@@ -262,11 +227,6 @@ def _ticks(layers: Sequence[int]) -> tuple[list[int], list[str]]:
     return places, ["embed" if layer == EMBEDDING_LAYER else str(layer) for layer in places]
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    # An SVG would say when it was drawn.
-    return {"Creator": "bathyscope", "Date": None} if path.suffix == ".svg" else {"Software": "bathyscope"}
-
-
 def save_curves(result: Drawable, path: str | Path) -> Path:
     """Draw a study that has curves over layers: a panel for each of its measures, controls thin and dashed.
 
@@ -289,7 +249,7 @@ def save_curves(result: Drawable, path: str | Path) -> Path:
     """
     panels = [panel for panel in result.panels() if panel.curves]
     model, seed = result.provenance["models"][0]["model"], result.provenance["spec"]["seed"]
-    with _figure(path, (5.5 * len(panels), 5)) as figure:
+    with figure_in(path, (5.5 * len(panels), 5)) as figure:
         spread = ", 95% intervals" if any(curve.intervals for panel in panels for curve in panel.curves) else ""
         figure.suptitle(f"{result.heading}\n{model}, n = {result.records[0]['n']}, seed {seed}{spread}", fontsize=11)
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -324,7 +284,7 @@ def save_counts(result: MultihopResult, path: str | Path) -> Path:
         ["embed" if layer == EMBEDDING_LAYER else str(layer) for layer in layers]
         for layers in (result.targets, result.sources)
     ]
-    with _figure(path, (5.5 * len(result.grids), 5.4)) as figure:
+    with figure_in(path, (5.5 * len(result.grids), 5.4)) as figure:
         figure.suptitle(
             f"{result.heading}\n{model}, n = {n}, seed {seed}; vanilla {result.records[0]['vanilla']}", fontsize=11
         )
@@ -343,6 +303,79 @@ def save_counts(result: MultihopResult, path: str | Path) -> Path:
             axes.set_ylabel("read after layer")
             figure.colorbar(image, ax=axes, label="queries right", shrink=0.8)
     return Path(path)
+
+
+def save_graph(result: ToyAgreementResult, path: str | Path) -> Path:
+    """Draw the toy's graph: columns of nodes filled by activation, edges as wide as their effect.
+
+    Args:
+        result: of `studies.toy_agreement`.
+        path: a file that ends in .png or .svg; what was there is replaced.
+
+    Raises:
+        UsageError: another ending, or matplotlib is not installed.
+        StorageError: it cannot be written; what was there is intact.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> from bathyscope.plots import save_graph
+        >>> from bathyscope.studies import toy_agreement
+        >>> save_graph(toy_agreement(by_hand=True), pathlib.Path(tempfile.mkdtemp()) / "toy.svg").name
+        'toy.svg'
+    """
+    picture = result.picture
+    with figure_in(path, (picture.width / PIXELS, picture.height / PIXELS)) as figure:
+        figure.set_layout_engine("none")  # the picture has laid itself out
+        axes = figure.add_axes((0, 0, 1, 1))
+        axes.set_axis_off()
+        axes.set(xlim=(0, picture.width), ylim=(picture.height, 0))
+        for line in picture.lines:
+            _line(axes, line)
+        for disc in picture.discs:
+            _disc(axes, disc)
+        for words in picture.words:
+            _words(axes, words)
+    return Path(path)
+
+
+PIXELS: Final = 100
+"""Of a picture, to an inch."""
+POINTS: Final = 72 / PIXELS
+"""In which matplotlib counts lines and letters, to a pixel."""
+
+
+def _line(axes: "Axes", line: Line) -> None:
+    dashes = (0, tuple(length / line.width for length in dashes_of(line))) if line.dashed else "solid"
+    ends = zip(line.start, line.end, strict=True)
+    axes.plot(*ends, color=line.colour, linewidth=line.width * POINTS, linestyle=dashes, dash_capstyle="butt", zorder=1)
+
+
+def _disc(axes: "Axes", disc: Disc) -> None:
+    from matplotlib.patches import Circle, Wedge
+
+    for begins, ends, colour in ((90, 270, disc.left), (-90, 90, disc.right)):
+        axes.add_patch(Wedge(disc.at, disc.radius, begins, ends, facecolor=colour, linewidth=0, zorder=2))
+    rim = (0, (3, 2)) if disc.dashed else "solid"
+    axes.add_patch(Circle(disc.at, disc.radius, fill=False, edgecolor=disc.rim, linestyle=rim, linewidth=1.2, zorder=3))
+
+
+def _words(axes: "Axes", words: Words) -> None:
+    from matplotlib.patches import Rectangle
+
+    if words.boxed:
+        left, top, right, bottom = words.box()
+        box = Rectangle((left, top), right - left, bottom - top, facecolor="white", linewidth=0, zorder=4)
+        axes.add_patch(box)
+    axes.text(
+        *words.at,
+        words.text,
+        fontsize=words.size * POINTS,
+        color=words.colour,
+        weight="bold" if words.bold else "normal",
+        ha="left" if words.start else "center",
+        va="center_baseline",
+        zorder=5,
+    )
 
 
 def _curves(axes: "Axes", panel: Panel) -> None:

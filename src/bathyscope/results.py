@@ -42,6 +42,7 @@ _HOMES = {
     "cross-model": "bathyscope.studies.cross_model_study.result",
     "entity-resolution": "bathyscope.studies.entity_resolution_study.result",
     "tokenization": "bathyscope.studies.tokenization_study.result",
+    "toy-agreement": "bathyscope.studies.toy_agreement_study.result",
 }
 """Where each kind is defined, for a file that is read before anything made a result of its kind."""
 

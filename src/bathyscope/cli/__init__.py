@@ -35,6 +35,7 @@ from bathyscope.cli import (
     studies,
     terminal,
     tokenization,
+    toy_agreement,
     trace,
 )
 from bathyscope.cli.options import Session, remember_debug
@@ -76,6 +77,7 @@ studies.app.command("attribute-extraction")(attribute_extraction.command)
 studies.app.command("cross-model")(cross_model.command)
 studies.app.command("entity-resolution")(entity_resolution.command)
 studies.app.command("tokenization")(tokenization.command)
+studies.app.command("toy-agreement")(toy_agreement.command)
 studies.app.command("multihop")(multihop.command)
 sae.app.command("convert")(sae_convert.command)
 sae.app.command("explain")(sae_explain.command)

@@ -22,6 +22,8 @@ from bathyscope.studies.result import StudyResult
 from bathyscope.studies.tokenization_study.asked import TokenizationChoices, drawn_words
 from bathyscope.studies.tokenization_study.result import TokenizationResult
 from bathyscope.studies.tokenization_study.study import tokenization
+from bathyscope.studies.toy_agreement_study.result import ToyAgreementResult
+from bathyscope.studies.toy_agreement_study.study import toy_agreement
 from bathyscope.studies.unseen import parted
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "StudyResult",
     "TokenizationChoices",
     "TokenizationResult",
+    "ToyAgreementResult",
     "attribute_extraction",
     "check_methods",
     "cross_model",
@@ -60,5 +63,6 @@ __all__ = [
     "save_pair",
     "sliced",
     "tokenization",
+    "toy_agreement",
     "truncated",
 ]
