@@ -2,5 +2,6 @@
 
 from bathyscope.sae.code import Code, KeepAbove, KeepTop, Selection
 from bathyscope.sae.coder import SparseCoder
+from bathyscope.sae.splice import Edit, Splice
 
-__all__ = ["Code", "KeepAbove", "KeepTop", "Selection", "SparseCoder"]
+__all__ = ["Code", "Edit", "KeepAbove", "KeepTop", "Selection", "SparseCoder", "Splice"]
