@@ -2,6 +2,24 @@
 
 from bathyscope.sae.code import Code, KeepAbove, KeepTop, Selection
 from bathyscope.sae.coder import SparseCoder
+from bathyscope.sae.evaluate import evaluate_coder, evaluate_coders
+from bathyscope.sae.evaluation import CoderEvaluation, CoderEvaluations
+from bathyscope.sae.losses import Loss
+from bathyscope.sae.reconstruction import Reconstruction
 from bathyscope.sae.splice import Edit, Splice
 
-__all__ = ["Code", "Edit", "KeepAbove", "KeepTop", "Selection", "SparseCoder", "Splice"]
+__all__ = [
+    "Code",
+    "CoderEvaluation",
+    "CoderEvaluations",
+    "Edit",
+    "KeepAbove",
+    "KeepTop",
+    "Loss",
+    "Reconstruction",
+    "Selection",
+    "SparseCoder",
+    "Splice",
+    "evaluate_coder",
+    "evaluate_coders",
+]

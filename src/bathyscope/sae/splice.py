@@ -17,6 +17,7 @@ from bathyscope.interventions import Intervention, When, Write
 from bathyscope.model import Model
 from bathyscope.sae.code import Code
 from bathyscope.sae.coder import SparseCoder
+from bathyscope.sae.reconstruction import rebuilt
 from bathyscope.sites import Site
 
 Action = Literal["clamp", "scale", "add"]
@@ -159,11 +160,7 @@ class Splice(Intervention):
         )
         code = self.coder.encode(x)
         after = self._delta(code)
-        if self.error == "keep":
-            after = y + after
-        else:
-            after = self.coder.decode(code) + after
-            after = after if self.coder.skip is None else after + x @ self.coder.skip.to(x)
+        after = after + (y if self.error == "keep" else rebuilt(self.coder, x, code))
         if self.largest_norm is not None:
             after = torch.where(x.norm(dim=1, keepdim=True) > self.largest_norm, y, after)
         return after.to(activation.dtype).view_as(activation)
