@@ -20,6 +20,7 @@ from bathyscope.results import Result
 from bathyscope.sae import CoderEvaluation, CoderEvaluations, SparseCoder, evaluate, evaluate_coder, evaluate_coders
 from bathyscope.sae.evaluate import batches, spread
 from bathyscope.sae.losses import Spliced
+from bathyscope.sae.places import Place
 from bathyscope.sae.reconstruction import DENSITIES, Sums, Tally, sum_of
 from bathyscope.sites import Site, residual_site
 from bathyscope.texts import Texts, given_texts, windows
@@ -302,7 +303,7 @@ def test_the_mean_is_that_of_the_fit_where_the_coder_says_so(exact: Model):
     assert said.mean_of == "fit"
     assert said.ce_mean == pytest.approx(evaluate_coder(exact, blind, texts(), length=LENGTH).loss.ce_spliced, rel=1e-9)
     for other in (replace(coder, training={}), replace(coder, normed=True)):
-        assert Spliced.of(exact, other, centre).mean_of == "measured"
+        assert Spliced.of(exact, Place.of(exact, other), centre).mean_of == "measured"
 
 
 def test_density_counts_every_latent_that_is_not_dead():

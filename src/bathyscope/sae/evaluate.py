@@ -4,25 +4,23 @@ What is measured is in `reconstruction` and `losses`. Nothing depends on how man
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Final
 
 import torch
-from torch import Tensor
 
 from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import UsageError
-from bathyscope.fitting import usable
-from bathyscope.forward import Activations, capture
+from bathyscope.forward import capture
 from bathyscope.generation import Progress
 from bathyscope.model import Model, Tokens
 from bathyscope.results import provenance
 from bathyscope.sae.coder import SparseCoder
 from bathyscope.sae.evaluation import CoderEvaluation, CoderEvaluations
 from bathyscope.sae.losses import ARMS, Losses, Spliced
-from bathyscope.sae.reconstruction import CLASSES, Tally
-from bathyscope.sites import Site, residual_site
+from bathyscope.sae.places import Place
+from bathyscope.sae.reconstruction import Tally
 from bathyscope.texts import Texts, windows
 
 LOSS_TOKENS: Final = 8192
@@ -121,23 +119,25 @@ def evaluate_coders(
     """
     if not coders:
         raise UsageError("no coder was given", "at least one is needed")
-    places = [_Place.of(model, coder) for coder in coders.values()]
+    places = [Place.of(model, coder) for coder in coders.values()]
+    tallies = [Tally(place.coder) for place in places]
     given = [texts] if isinstance(texts, Texts) else list(texts)
     asked = _Asked.of(model, given, length, n_tokens, loss_tokens)
     passes = asked.tokens(asked.measured) + asked.tokens(asked.scored) * (1 + len(ARMS) * len(coders))
     meter = _Meter(progress, stop or Stop(), passes)
 
+    sites = [*{site for place in places for site in place.reads}]
     for block in batches(asked.windows(model, asked.measured), BATCH):
-        read = capture(model, block, [*{site for place in places for site in place.reads}], batch_size=len(block))
-        for place in places:
-            place.tally.add(*place.tokens(read, len(block)))
+        read = capture(model, block, sites, batch_size=len(block))
+        for place, tally in zip(places, tallies, strict=True):
+            x, y = (torch.cat([rows.flatten(1) for rows in read[site]]) for site in (place.site, place.target))
+            tally.add(x, y, place.classes(read).flatten())
         meter.tick(sum(map(len, block)))
 
-    spliced = [Spliced.of(model, place.coder, place.tally.mean()) for place in places]
+    spliced = [Spliced.of(model, place, tally.mean()) for place, tally in zip(places, tallies, strict=True)]
     losses = Losses(model, spliced, meter.tick)
     for block in batches(asked.windows(model, asked.scored), BATCH):
-        read = capture(model, block, [*{site for place in places for site in place.streams}], batch_size=len(block))
-        losses.add(block, {number: place.usable(read, len(block)) for number, place in enumerate(places)})
+        losses.add(block)
 
     spec = {**asked.spec(), "rule": "sinks unspliced", "fingerprint": model.fingerprint}
     found = {
@@ -145,11 +145,11 @@ def evaluate_coders(
             str(place.site),
             str(place.target),
             place.coder.n_latents,
-            place.tally.result(),
+            tally.result(),
             loss,
             provenance([model.provenance()], {**spec, "coder": place.coder.fingerprint}),
         )
-        for name, place, loss in zip(coders, places, losses.results(), strict=True)
+        for name, place, tally, loss in zip(coders, places, tallies, losses.results(), strict=True)
     }
     return CoderEvaluations(found, provenance([model.provenance()], spec))
 
@@ -217,47 +217,6 @@ class _Asked:
             "tokens": self.tokens(self.measured),
             "loss_tokens": self.tokens(self.scored),
         }
-
-
-@dataclass(eq=False)
-class _Place:
-    """A coder where it belongs, and what has been measured of it."""
-
-    coder: SparseCoder
-    site: Site
-    target: Site
-    streams: frozenset[Site]
-    tally: Tally = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.tally = Tally(self.coder)
-
-    @classmethod
-    def of(cls, model: Model, coder: SparseCoder) -> "_Place":
-        site, target = coder.check(model)
-        for one in (site, target):
-            if one.layer is None or one.component == "pattern":
-                raise UsageError(f"a coder at {one} was to be measured", "one inside the blocks, or at the embedding")
-        streams = frozenset(residual_site(one.layer) for one in (site, target) if one.layer is not None)
-        return cls(coder, site, target, streams)
-
-    @property
-    def reads(self) -> frozenset[Site]:
-        return self.streams | {self.site, self.target}
-
-    def usable(self, read: Activations, count: int) -> Tensor:
-        """Which positions are no sinks in any of the streams, (windows, positions)."""
-        kept = [torch.stack([usable(read[stream][row]) for stream in self.streams]).all(0) for row in range(count)]
-        return torch.stack(kept).cpu()
-
-    def tokens(self, read: Activations, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What the coder reads and is to give at every token of some windows, and the tokens' classes."""
-        kept = self.usable(read, count)
-        place = torch.arange(kept.shape[1]).expand_as(kept)
-        late = torch.where(place < kept.shape[1] / 2, CLASSES.index("first half"), CLASSES.index("second half"))
-        classes = torch.where(kept, late, torch.where(place == 0, CLASSES.index("first"), CLASSES.index("sink")))
-        x, y = (torch.cat([rows.flatten(1) for rows in read[site]]) for site in (self.site, self.target))
-        return x, y, classes.flatten()
 
 
 @dataclass(eq=False)

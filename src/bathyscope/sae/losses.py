@@ -15,16 +15,18 @@ from bathyscope.batches import Batch
 from bathyscope.bypass import Sleepers, can_bypass
 from bathyscope.engine.partition import wake_block
 from bathyscope.fitting.agreement import log_probabilities
+from bathyscope.forward import Activations
 from bathyscope.hooks import Hooks
 from bathyscope.interventions import Ablate, Intervention, Write
 from bathyscope.model import HALF, Model, Tokens
 from bathyscope.sae.coder import SparseCoder
+from bathyscope.sae.places import Place
 from bathyscope.sae.splice import Splice
-from bathyscope.sites import Site, residual_site
+from bathyscope.sites import residual_site
 
 ARMS: Final = ("spliced", "zero", "mean")
 
-ROWS: Final = 64
+ROWS: Final = 128
 """Positions whose logits are made together: those of a whole batch would fill the memory."""
 
 
@@ -66,15 +68,13 @@ class Spliced:
     """A coder that is measured in place, and the sums of its arms.
 
     Args:
-        coder: the coder.
-        target: the site that it writes.
+        place: the coder, and where it belongs.
         wake: the first block that an arm computes.
         mean: what the arm "mean" writes, (d_out,).
         mean_of: whose mean.
     """
 
-    coder: SparseCoder
-    target: Site
+    place: Place
     wake: int
     mean: Tensor
     mean_of: Literal["fit", "measured"]
@@ -82,21 +82,26 @@ class Spliced:
     kl: dict[str, float] = field(default_factory=lambda: dict.fromkeys(ARMS, 0.0))
 
     @classmethod
-    def of(cls, model: Model, coder: SparseCoder, measured: Tensor) -> "Spliced":
+    def of(cls, model: Model, place: Place, measured: Tensor) -> "Spliced":
         """A coder in a model, with the mean of its fit where it says it, else the measured one, (d_out,)."""
-        site, target = coder.check(model)
-        wake = min(wake_block(target, model.n_layers), wake_block(site, model.n_layers))
+        coder, wake = place.coder, min(wake_block(site, model.n_layers) for site in (place.site, place.target))
         wake = wake if can_bypass(model) else 0
         if coder.centre is not None and not (coder.is_transcoder or coder.normed) and fitted_mean(coder):
-            return cls(coder, target, wake, coder.centre, "fit")
-        return cls(coder, target, wake, measured, "measured")
+            return cls(place, wake, coder.centre, "fit")
+        return cls(place, wake, measured, "measured")
 
-    def arms(self, shape: Sequence[int]) -> dict[str, Intervention]:
-        """What each arm writes at a site of such a shape."""
-        return {
-            "spliced": Splice(self.coder, error="drop"),
+    def writes(self, read: Activations) -> dict[str, list[Write]]:
+        """What each arm writes into windows that have been read, sinks left as they are."""
+        target = self.place.target
+        what: dict[str, Intervention] = {
+            "spliced": Splice(self.place.coder, error="drop"),
             "zero": Ablate(),
-            "mean": Ablate(self.mean.reshape(tuple(shape))),
+            "mean": Ablate(self.mean.reshape(read[target][0].shape[1:])),
+        }
+        rows = [tuple(kept.nonzero()[:, 0].tolist()) for kept in self.place.usable(read)]
+        return {
+            arm: [Write(target, one, positions, row) for row, positions in enumerate(rows) if positions]
+            for arm, one in what.items()
         }
 
     def result(self, n: int, clean: float) -> Loss:
@@ -140,35 +145,24 @@ class Losses:
     n: int = 0
     clean: float = 0.0
 
-    def add(self, windows: Sequence[Tokens], usable: Mapping[int, Tensor]) -> None:
-        """Take in windows of one length.
-
-        Args:
-            windows: they run together.
-            usable: for each coder which positions are no sinks, (windows, positions).
-        """
+    def add(self, windows: Sequence[Tokens]) -> None:
+        """Take in windows of one length, which run together."""
         last = residual_site(self.model.n_layers - 1)
         starts = {one.wake: residual_site(one.wake - 1) for one in self.spliced if one.wake}
-        reads = [*{*starts.values(), *(one.target for one in self.spliced), last}]
+        reads = {*starts.values(), *(site for one in self.spliced for site in one.place.reads), last}
         batch = Batch(self.model, windows)
-        with torch.no_grad(), Hooks(self.model, batch.window, reads=reads) as hooks:
+        with torch.no_grad(), Hooks(self.model, batch.window, reads=[*reads]) as hooks:
             batch.last()
         hooks.check()
-        held = {site: torch.stack(hooks.activations(site)) for site in reads}
-        tuples = hooks.in_tuple(last)
+        read, tuples = Activations({site: tuple(hooks.activations(site)) for site in reads}), hooks.in_tuple(last)
         self.ticked(sum(map(len, windows)))
         states: dict[tuple[int, str], Tensor] = {}
         for number, one in enumerate(self.spliced):
-            start = held[starts[one.wake]] if one.wake else None
-            for arm, intervention in one.arms(held[one.target].shape[2:]).items():
-                writes = [
-                    Write(one.target, intervention, tuple(kept.nonzero()[:, 0].tolist()), row)
-                    for row, kept in enumerate(usable[number])
-                    if kept.any()
-                ]
+            start = torch.stack(read[starts[one.wake]]) if one.wake else None
+            for arm, writes in one.writes(read).items():
                 states[number, arm] = self._state(windows, one.wake, start, writes, tuples=tuples)
                 self.ticked(sum(map(len, windows)))
-        self._compare(windows, held[last], states)
+        self._compare(windows, torch.stack(read[last]), states)
 
     def _state(
         self, windows: Sequence[Tokens], wake: int, start: Tensor | None, writes: Sequence[Write], *, tuples: bool

@@ -12,12 +12,7 @@ from torch import Tensor
 
 from bathyscope.sae.code import Code
 from bathyscope.sae.coder import SparseCoder
-
-CLASSES: Final = ("first", "sink", "first half", "second half")
-"""What a position of a window can be: its first; another sink; else in its first or its second half."""
-
-USED: Final = CLASSES[2:]
-"""Those that a coder is measured on, unless said: no sinks."""
+from bathyscope.sae.places import CLASSES, USED
 
 DENSE: Final = 0.1
 """A latent that is active on a larger share of tokens is dense."""
@@ -124,7 +119,7 @@ class Reconstruction:
         dense_fraction: share of latents that were active on more than `DENSE` of them.
         density: how many of the latents that are not dead are active on what share of tokens: in bins of half a
             power of 10, from 1e-5 up; the first has all that are rarer as well.
-        by_class: for each of `CLASSES` its "tokens" and the share of all that they are; "variance", the share of
+        by_class: for each of `places.CLASSES` its "tokens" and the share of all that they are; "variance", the share of
             squared distances from the mean of all that they make; "fvu", about the class's own mean; "l0"; "norm".
     """
 
