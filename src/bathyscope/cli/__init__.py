@@ -25,6 +25,8 @@ from bathyscope.cli import (
     patch,
     patchscope,
     runs,
+    sae,
+    sae_eval,
     steer,
     studies,
     terminal,
@@ -64,6 +66,8 @@ studies.app.command("entity-resolution")(entity_resolution.command)
 studies.app.command("tokenization")(tokenization.command)
 studies.app.command("multihop")(multihop.command)
 app.add_typer(studies.app, name="study")
+sae.app.command("eval")(sae_eval.command)
+app.add_typer(sae.app, name="sae")
 app.add_typer(runs.app, name="runs")
 
 

@@ -5,10 +5,12 @@ from bathyscope.sae.coder import SparseCoder
 from bathyscope.sae.evaluate import evaluate_coder, evaluate_coders
 from bathyscope.sae.evaluation import CoderEvaluation, CoderEvaluations
 from bathyscope.sae.losses import Loss
+from bathyscope.sae.probing_latents import Absorption, SparseProbing, absorption, sparse_probing
 from bathyscope.sae.reconstruction import Reconstruction
 from bathyscope.sae.splice import Edit, Splice
 
 __all__ = [
+    "Absorption",
     "Code",
     "CoderEvaluation",
     "CoderEvaluations",
@@ -19,7 +21,10 @@ __all__ = [
     "Reconstruction",
     "Selection",
     "SparseCoder",
+    "SparseProbing",
     "Splice",
+    "absorption",
     "evaluate_coder",
     "evaluate_coders",
+    "sparse_probing",
 ]
