@@ -87,6 +87,7 @@ def _share(value: float | None) -> str:
 def _across(rows: Mapping[str, Mapping[str, str]]) -> Table:
     """Coders downwards, measures across."""
     table = terminal.grid("coder", texts=())
+    table.padding = (0, 1, 0, 0)  # so that all measures fit into 80 columns
     for label in next(iter(rows.values())):
         table.add_column(Text(label.replace(" ", "\n", 1)), justify="right", no_wrap=True)
     for name, row in rows.items():
