@@ -74,8 +74,8 @@ def evaluate_coder(
         >>> coder = SparseCoder(both, zeros, both, zeros[:576], rule, site=site, target=site)
         >>> texts = given_texts(["The river was cold and clear, and the boats lay still beside the old wall. " * 4])
         >>> found = evaluate_coder(bathyscope.load(), coder, texts, length=32)
-        >>> found.reconstruction.fvu, found.loss.loss_recovered, found.reconstruction.dead_fraction
-        (0.0, 1.0, 0.0)
+        >>> found.reconstruction.fvu, found.loss.loss_recovered
+        (0.0, 1.0)
     """
     found = evaluate_coders(
         model,
