@@ -24,7 +24,8 @@ class Sleepers:
         model: the model.
         wake: for each row the first block that computes it, in ascending order; n_layers for a row
             that no block computes.
-        residuals: the clean residual stream after the blocks that rows wake behind, (columns, d_model).
+        residuals: the clean residual stream after the blocks that rows wake behind, (columns, d_model), or one
+            for each of the rows that wake there, (rows, columns, d_model).
         tuples: whether blocks return a tuple.
     """
 

@@ -64,7 +64,7 @@ class EnoughRead(Exception):
 
 @dataclass
 class _Visit:
-    """What happens at one site: writes, then a read."""
+    """What happens at one site: writes, then a read; one that lends holds what it met for writes elsewhere."""
 
     site: Site
     tap: Tap
@@ -73,6 +73,8 @@ class _Visit:
     seen: list[Tensor] = field(default_factory=list)
     fired: set[int] = field(default_factory=set)
     in_tuple: bool = False
+    lends: bool = False
+    held: tuple[int, Tensor] | None = None
 
 
 @dataclass
@@ -120,6 +122,8 @@ class Hooks:
                 path = model.architecture.module_path(write.site)
                 self._cuts.setdefault(path, []).append(_Cut(write, write.intervention))
             else:
+                if write.intervention.reads is not None:
+                    self._visit(write.intervention.reads).lends = True
                 self._visit(write.site).writes.append(write)
         for site in reads:
             self._visit(site).is_read = True
@@ -289,8 +293,12 @@ class Hooks:
             for index, places in found:
                 for rows, columns in places:
                     at = (rows.to(tensor.device), columns.to(tensor.device))
-                    laid_out[at] = _write(laid_out[at], visit, visit.writes[index].intervention)
+                    intervention = visit.writes[index].intervention
+                    read = None if intervention.reads is None else self._lent(intervention.reads, visit.site)[at]
+                    laid_out[at] = _write(laid_out[at], visit, intervention, read)
                     visit.fired.add(index)
+        if visit.lends:
+            visit.held = self.window.start, _get(_lay_out(tensor, visit.tap, self.window.length), visit).clone()
         if visit.is_read:
             laid_out = _lay_out(tensor, visit.tap, self.window.length)
             visit.seen.append(tensor if self.graph else _get(laid_out, visit).clone())
@@ -300,6 +308,16 @@ class Hooks:
             if self.stop and all(other.seen for other in self._visits.values()):
                 raise EnoughRead
         return tensor
+
+    def _lent(self, site: Site, to: Site) -> Tensor:
+        """What this pass has met at a site, (batch, positions, ...site shape), for a write at another."""
+        held = self._visits[site].held
+        if held is None or held[0] != self.window.start:
+            raise InterventionError(
+                f"what is written at {to} depends on {site}, which this pass has not met before",
+                "a site is read before what depends on it is written",
+            )
+        return held[1]
 
     def _remove(self) -> None:
         for handle in self._handles:
@@ -340,11 +358,11 @@ def _get(laid_out: Tensor, visit: _Visit) -> Tensor:
     return value.select(value.ndim - 2, visit.site.head)
 
 
-def _write(old: Tensor, visit: _Visit, intervention: Intervention) -> Tensor:
+def _write(old: Tensor, visit: _Visit, intervention: Intervention, read: Tensor | None) -> Tensor:
     """The module's tensor at the written places, (n, ...), after an intervention on the site within it."""
     tap = visit.tap
     before = _get(old, visit)
-    after = intervention.apply(before)
+    after = intervention.apply(before) if read is None else intervention.apply_given(before, read)
     if after.shape != before.shape:
         raise InterventionError(
             f"{type(intervention).__name__} returned shape {tuple(after.shape)} at {visit.site}",

@@ -30,6 +30,16 @@ class Intervention(ABC):
     def apply(self, activation: Tensor) -> Tensor:
         """New activations for old ones, both (n_positions, ...site shape)."""
 
+    @property
+    def reads(self) -> Site | None:
+        """A site that is met earlier in the same pass, and on which what is written depends; None for most kinds."""
+        return None
+
+    def apply_given(self, activation: Tensor, read: Tensor) -> Tensor:
+        """As `apply`, given what the same positions hold at `reads`, (n_positions, ...that site's shape)."""
+        del read
+        return self.apply(activation)
+
     def fingerprint(self) -> str:
         """SHA-256 of the kind and of every field: a tensor's dtype, shape and bytes, or a value's repr.
 

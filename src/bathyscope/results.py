@@ -36,6 +36,8 @@ _HOMES = {
     "causal": "bathyscope.causal.result",
     "probing": "bathyscope.probing.result",
     "latent-readings": "bathyscope.sae.reading.result",
+    "coder-evaluation": "bathyscope.sae.evaluation",
+    "coder-evaluations": "bathyscope.sae.evaluation",
     "attribute-extraction": "bathyscope.studies.attribute_extraction_study.result",
     "multihop": "bathyscope.studies.multihop_study.result",
     "next-token": "bathyscope.studies.next_token_study.result",

@@ -28,6 +28,7 @@ from bathyscope.cli import (
     runs,
     sae,
     sae_convert,
+    sae_eval,
     sae_explain,
     sae_features,
     sae_train,
@@ -80,6 +81,7 @@ studies.app.command("tokenization")(tokenization.command)
 studies.app.command("toy-agreement")(toy_agreement.command)
 studies.app.command("multihop")(multihop.command)
 sae.app.command("convert")(sae_convert.command)
+sae.app.command("eval")(sae_eval.command)
 sae.app.command("explain")(sae_explain.command)
 sae.app.command("features")(sae_features.command)
 sae.app.command("train")(sae_train.command)

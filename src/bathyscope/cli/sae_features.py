@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bathyscope.cli import choices, options, sae_tables, terminal, text_files
+from bathyscope.cli import choices, options, sae_latent_tables, terminal, text_files
 from bathyscope.cli.opening import open_model
 from bathyscope.cli.options import reading
 from bathyscope.cli.stopping import stoppable
@@ -105,12 +105,12 @@ def show(result: "LatentReadings", latents: list[int], *, whole: bool, as_json: 
         typer.echo(json.dumps(found, ensure_ascii=False, allow_nan=False).encode())
         return
     console = terminal.out()
-    sae_tables.show_facts(result, console)
+    sae_latent_tables.show_facts(result, console)
     if whole:
         for latent in latents:
-            sae_tables.show_latent(result[latent], console)
+            sae_latent_tables.show_latent(result[latent], console)
     elif latents:
-        sae_tables.show_list([result[latent] for latent in latents], console)
+        sae_latent_tables.show_list([result[latent] for latent in latents], console)
     else:
         console.print("No latent has this text in its rule, its promoted tokens or its examples.")
 

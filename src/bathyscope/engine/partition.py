@@ -101,7 +101,10 @@ def _wake(cell: Cell, n_layers: int, *, bypass: bool) -> int:
     """The first block that a cell's row has to be computed in."""
     if not bypass:
         return 0
-    sites = [patch.site for patch in cell.patches] + [write.site for write in cell.also if write.when != "generated"]
+    during = [write for write in cell.also if write.when != "generated"]
+    sites = [patch.site for patch in cell.patches] + [write.site for write in during]
+    # A write that depends on another site is made again only by a row that meets both.
+    sites += [write.intervention.reads for write in (*during, *cell.common)]
     return min((wake_block(site, n_layers) for site in sites), default=n_layers)
 
 

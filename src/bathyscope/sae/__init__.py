@@ -2,7 +2,13 @@
 
 from bathyscope.sae.code import Code, KeepAbove, KeepTop, Selection
 from bathyscope.sae.coder import SparseCoder
+from bathyscope.sae.evaluate import evaluate_coder, evaluate_coders
+from bathyscope.sae.evaluation import CoderEvaluation, CoderEvaluations
 from bathyscope.sae.formats import coder_folders, load_coder, save_coder
+from bathyscope.sae.losses import Loss
+from bathyscope.sae.probing_latents import Absorption, SparseProbing, absorption, sparse_probing
+from bathyscope.sae.reconstruction import Reconstruction
+from bathyscope.sae.splice import Edit, Splice
 from bathyscope.sae.training import (
     L1,
     Activations,
@@ -28,31 +34,43 @@ from bathyscope.sae.training import (
 
 __all__ = [
     "L1",
+    "Absorption",
     "Activations",
     "Asked",
     "BatchTopK",
     "CachedActivations",
     "Code",
+    "CoderEvaluation",
+    "CoderEvaluations",
+    "Edit",
     "Gated",
     "GivenActivations",
     "JumpReLU",
     "KeepAbove",
     "KeepTop",
+    "Loss",
     "Matryoshka",
     "Measured",
     "PAnneal",
     "Reader",
+    "Reconstruction",
     "Selection",
     "Settings",
     "SparseCoder",
+    "SparseProbing",
     "Sparsity",
+    "Splice",
     "StreamedActivations",
     "TopK",
     "TrainedCoder",
     "WeightedTexts",
+    "absorption",
     "cache_activations",
     "coder_folders",
+    "evaluate_coder",
+    "evaluate_coders",
     "load_coder",
     "save_coder",
+    "sparse_probing",
     "train_coders",
 ]

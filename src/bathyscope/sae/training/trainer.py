@@ -109,7 +109,12 @@ def train_coders(
             run.keep_sometimes(one.number, batch)
         batch = 0
     run.keep(n_portions, 0)
-    told = {"settings": vars(settings), "n_tokens": learners[0].tokens, "activations": activations.spec()}
+    told = {
+        "settings": vars(settings),
+        "n_tokens": learners[0].tokens,
+        "activations": activations.spec(),
+        "centre": "mean",  # what `SparseCoder.centre` is
+    }
     return tuple(TrainedCoder(one.coder(activations.model, told), tuple(one.history)) for one in learners)
 
 

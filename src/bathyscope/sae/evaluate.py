@@ -1,0 +1,241 @@
+"""Evaluation of coders: each text is read once for all of them, then losses are measured on a part of it.
+
+What is measured is in `reconstruction` and `losses`. Nothing depends on how many windows run together.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final
+
+import torch
+
+from bathyscope.engine import CancelledError, Stop
+from bathyscope.errors import UsageError
+from bathyscope.forward import capture
+from bathyscope.generation import Progress
+from bathyscope.model import Model, Tokens
+from bathyscope.results import provenance
+from bathyscope.sae.coder import SparseCoder
+from bathyscope.sae.evaluation import CoderEvaluation, CoderEvaluations
+from bathyscope.sae.losses import ARMS, Losses, Spliced
+from bathyscope.sae.places import Place
+from bathyscope.sae.reconstruction import Tally
+from bathyscope.texts import Texts, windows
+
+LOSS_TOKENS: Final = 8192
+"""Tokens that losses are measured on: they cost three more runs a coder."""
+
+BATCH: Final = 8
+"""Windows that run together: more are no quicker, and take memory."""
+
+
+def evaluate_coder(
+    model: Model,
+    coder: SparseCoder,
+    texts: Texts | Sequence[Texts],
+    *,
+    n_tokens: int | None = None,
+    length: int = 128,
+    loss_tokens: int | None = LOSS_TOKENS,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> CoderEvaluation:
+    """Measure how well a coder reconstructs, and what its error costs the model.
+
+    Attention sinks (the first position of each window, and any whose residual stream is over ten times as long as
+    the window's median) are left out of every number but those that say so, and are left as they are in each run that
+    a loss is taken from. All else is summed up in float64 over the whole text, not averaged over batches.
+
+    Args:
+        model: the model.
+        coder: an autoencoder or a transcoder of that model.
+        texts: what it is measured on; text that it was not trained on, if the numbers are to mean something.
+        n_tokens: about so many, in whole windows spread over the texts; all unless said.
+        length: tokens of a window.
+        loss_tokens: about so many of those are used for losses; None for all.
+        progress: called with the tokens of passes that are done and that there are.
+        stop: looked at between batches.
+
+    Returns:
+        Numbers, with the text, the coder and the model that they are of.
+
+    Raises:
+        UsageError: the coder is for another model or another site, or the texts have no window.
+        CancelledError: `stop` said so.
+
+    Example:
+        >>> import bathyscope, torch
+        >>> from bathyscope.sae import KeepAbove, SparseCoder, evaluate_coder
+        >>> from bathyscope.sites import Site
+        >>> from bathyscope.texts import given_texts
+        >>> both, site = torch.cat([torch.eye(576), -torch.eye(576)]), Site("resid_post", 12)
+        >>> zeros, rule = torch.zeros(1152), KeepAbove(torch.tensor(0.0))
+        >>> coder = SparseCoder(both, zeros, both, zeros[:576], rule, site=site, target=site)
+        >>> texts = given_texts(["The river was cold and clear, and the boats lay still beside the old wall. " * 4])
+        >>> found = evaluate_coder(bathyscope.load(), coder, texts, length=32)
+        >>> found.reconstruction.fvu, found.loss.loss_recovered
+        (0.0, 1.0)
+    """
+    found = evaluate_coders(
+        model,
+        {"coder": coder},
+        texts,
+        n_tokens=n_tokens,
+        length=length,
+        loss_tokens=loss_tokens,
+        progress=progress,
+        stop=stop,
+    )
+    return found["coder"]
+
+
+def evaluate_coders(
+    model: Model,
+    coders: Mapping[str, SparseCoder],
+    texts: Texts | Sequence[Texts],
+    *,
+    n_tokens: int | None = None,
+    length: int = 128,
+    loss_tokens: int | None = LOSS_TOKENS,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> CoderEvaluations:
+    """Measure several coders of one model on one text, as `evaluate_coder` does, with the clean runs shared.
+
+    Args:
+        model: the model.
+        coders: by name.
+        texts: what they are measured on.
+        n_tokens: about so many, in whole windows spread over the texts; all unless said.
+        length: tokens of a window.
+        loss_tokens: about so many of those are used for losses; None for all.
+        progress: called with the tokens of passes that are done and that there are.
+        stop: looked at between batches.
+
+    Raises:
+        UsageError: there is none, or one is for another model or site.
+        CancelledError: `stop` said so.
+    """
+    if not coders:
+        raise UsageError("no coder was given", "at least one is needed")
+    places = [Place.of(model, coder) for coder in coders.values()]
+    tallies = [Tally(place.coder) for place in places]
+    given = [texts] if isinstance(texts, Texts) else list(texts)
+    asked = _Asked.of(model, given, length, n_tokens, loss_tokens)
+    passes = asked.tokens(asked.measured) + asked.tokens(asked.scored) * (1 + len(ARMS) * len(coders))
+    meter = _Meter(progress, stop or Stop(), passes)
+
+    sites = [*{site for place in places for site in place.reads}]
+    for block in batches(asked.windows(model, asked.measured), BATCH):
+        read = capture(model, block, sites, batch_size=len(block))
+        for place, tally in zip(places, tallies, strict=True):
+            x, y = (torch.cat([rows.flatten(1) for rows in read[site]]) for site in (place.site, place.target))
+            tally.add(x, y, place.classes(read).flatten())
+        meter.tick(sum(map(len, block)))
+
+    spliced = [Spliced.of(model, place, tally.mean()) for place, tally in zip(places, tallies, strict=True)]
+    losses = Losses(model, spliced, meter.tick)
+    for block in batches(asked.windows(model, asked.scored), BATCH):
+        losses.add(block)
+
+    spec = {**asked.spec(), "rule": "sinks unspliced", "fingerprint": model.fingerprint}
+    found = {
+        name: CoderEvaluation(
+            str(place.site),
+            str(place.target),
+            place.coder.n_latents,
+            tally.result(),
+            loss,
+            provenance([model.provenance()], {**spec, "coder": place.coder.fingerprint}),
+        )
+        for name, place, tally, loss in zip(coders, places, tallies, losses.results(), strict=True)
+    }
+    return CoderEvaluations(found, provenance([model.provenance()], spec))
+
+
+def batches(found: Iterator[Tokens], size: int) -> Iterator[list[Tokens]]:
+    """Windows by their length, so many of one length together; the rest of each length at the end."""
+    waiting: dict[int, list[Tokens]] = {}
+    for window in found:
+        same = waiting.setdefault(len(window), [])
+        same.append(window)
+        if len(same) == size:
+            yield waiting.pop(len(window))
+    yield from waiting.values()
+
+
+def spread(sizes: Sequence[int], wanted: int | None) -> list[int]:
+    """Which windows of these sizes have together about as many tokens as are wanted, evenly spread; at least one.
+
+    Example:
+        >>> from bathyscope.sae.evaluate import spread
+        >>> spread([10] * 6, 30), spread([10] * 6, None)
+        ([0, 2, 4], [0, 1, 2, 3, 4, 5])
+    """
+    if wanted is None or wanted >= sum(sizes):
+        return list(range(len(sizes)))
+    count = max(1, wanted * len(sizes) // sum(sizes))
+    return [index * len(sizes) // count for index in range(count)]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The text that is measured on, and which of its windows are for what."""
+
+    texts: Sequence[Texts]
+    length: int
+    sizes: Sequence[int]
+    measured: Sequence[int]
+    scored: Sequence[int]
+
+    @classmethod
+    def of(cls, model: Model, texts: Sequence[Texts], length: int, n_tokens: int | None, loss: int | None) -> "_Asked":
+        for name, one in (("n_tokens", n_tokens), ("loss_tokens", loss)):
+            if one is not None and one < 1:
+                raise UsageError(f"{name}={one} was given", "at least 1, or None for all")
+        sizes = [len(window) for one in texts for window in windows(model, one, length=length)]
+        measured = spread(sizes, n_tokens)
+        chosen = spread([sizes[index] for index in measured], loss)
+        return cls(texts, length, sizes, measured, [measured[index] for index in chosen])
+
+    def windows(self, model: Model, chosen: Sequence[int]) -> Iterator[Tokens]:
+        """Some of the windows, read again: so that a long text need not be held."""
+        wanted = frozenset(chosen)
+        found = chain.from_iterable(windows(model, one, length=self.length) for one in self.texts)
+        return (window for index, window in enumerate(found) if index in wanted)
+
+    def tokens(self, chosen: Sequence[int]) -> int:
+        return sum(self.sizes[index] for index in chosen)
+
+    def spec(self) -> dict[str, Any]:
+        return {
+            "texts": [one.describe() for one in self.texts],
+            "length": self.length,
+            "windows": len(self.measured),
+            "loss_windows": len(self.scored),
+            "tokens": self.tokens(self.measured),
+            "loss_tokens": self.tokens(self.scored),
+        }
+
+
+@dataclass(eq=False)
+class _Meter:
+    """How far it is, and whether somebody asked to stop."""
+
+    progress: Progress | None
+    stop: Stop
+    total: int
+    done: int = 0
+
+    def tick(self, tokens: int) -> None:
+        """So many tokens more have been run.
+
+        Raises:
+            CancelledError: somebody asked to.
+        """
+        self.done += tokens
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+        if self.stop.now or self.stop.soon:
+            raise CancelledError("the evaluation was stopped", "nothing of it is kept")

@@ -1,0 +1,68 @@
+"""Places: where in a model a coder belongs, and which positions of a window are attention sinks there."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from bathyscope.errors import UsageError
+from bathyscope.fitting import usable
+from bathyscope.forward import Activations
+from bathyscope.model import Model
+from bathyscope.sae.coder import SparseCoder
+from bathyscope.sites import Site, residual_site
+
+CLASSES: Final = ("first", "sink", "first half", "second half")
+"""What a position of a window can be: its first; another sink; else in its first or its second half."""
+
+USED: Final = CLASSES[2:]
+"""Those that a coder is measured on, unless said: no sinks."""
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A coder where it belongs.
+
+    Args:
+        coder: the coder.
+        site: what it reads.
+        target: what it reconstructs.
+        streams: the residual stream at the layers of both, which tells where sinks are.
+    """
+
+    coder: SparseCoder
+    site: Site
+    target: Site
+    streams: frozenset[Site]
+
+    @classmethod
+    def of(cls, model: Model, coder: SparseCoder) -> "Place":
+        """Where a coder belongs in a model.
+
+        Raises:
+            UsageError: it is for another model, or for what is no vector inside of it.
+        """
+        site, target = coder.check(model)
+        for one in (site, target):
+            if one.layer is None or one.component == "pattern":
+                raise UsageError(f"a coder at {one} was to be measured", "one inside the blocks, or at the embedding")
+        streams = frozenset(residual_site(one.layer) for one in (site, target) if one.layer is not None)
+        return cls(coder, site, target, streams)
+
+    @property
+    def reads(self) -> frozenset[Site]:
+        """All sites that are needed to measure a reconstruction."""
+        return self.streams | {self.site, self.target}
+
+    def usable(self, read: Activations) -> Tensor:
+        """Which positions of windows of one length are no sinks in any of the streams, (windows, positions)."""
+        each = [torch.stack([usable(window) for window in read[stream]]) for stream in self.streams]
+        return torch.stack(each).all(0).cpu()
+
+    def classes(self, read: Activations) -> Tensor:
+        """The number in `CLASSES` of each position of windows of one length, (windows, positions)."""
+        kept = self.usable(read)
+        place = torch.arange(kept.shape[1]).expand_as(kept)
+        half = torch.where(place < kept.shape[1] / 2, CLASSES.index("first half"), CLASSES.index("second half"))
+        return torch.where(kept, half, torch.where(place == 0, CLASSES.index("first"), CLASSES.index("sink")))
