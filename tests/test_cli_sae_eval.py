@@ -9,13 +9,12 @@ import command_line
 from bathyscope import loading
 from bathyscope.mappings import model_identity
 from bathyscope.results import Result
-from bathyscope.sae import CoderEvaluation, CoderEvaluations, evaluate_coder
+from bathyscope.sae import CoderEvaluation, CoderEvaluations, evaluate_coder, load_coder, save_coder
 from bathyscope.sites import Site
 from bathyscope.texts import read_texts, split_texts
 from coders_for_tests import identity_coder, random_coder
 from command_line import assert_one_line
 from test_fitting import written
-
 
 tiny, bathyscope, home = command_line.tiny, command_line.bathyscope, command_line.home
 """The fixtures that are used here."""
@@ -40,7 +39,7 @@ def folder(tiny: str, tmp_path: Path) -> Path:
         site = Site.parse(name)
         coder = random_coder(model.d_model, seed=len(name))
         about = {"site": site, "target": site, "model": model_identity(model)}
-        formats.save_coder(replace(coder, **about), tmp_path / "coders" / name)
+        save_coder(replace(coder, **about), tmp_path / "coders" / name)
     return tmp_path / "coders"
 
 
@@ -51,7 +50,7 @@ def test_one_coder_prints_its_measures_at_the_top(bathyscope, tiny, folder, text
     assert done.code == 0 and done.out.count("\n") == 1
     found, model = done.json(), loading.load(tiny)
     assert set(found) >= KEYS and found["kind"] == "coder-evaluation"
-    wanted = evaluate_coder(model, formats.load_coder(folder / SITES[0]), read_texts(text), length=24)
+    wanted = evaluate_coder(model, load_coder(folder / SITES[0]), read_texts(text), length=24)
     for name, value in wanted.rows()[0].items():
         assert found[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), name
 
@@ -78,7 +77,7 @@ def test_several_coders_are_printed_by_their_folders(bathyscope, tiny, folder, t
 def test_held_out_text_is_the_last_documents(bathyscope, tiny, folder, text):
     asked = ("sae", "eval", str(folder / SITES[0]), "--text", text, "--length", "24", "--json", "--model", tiny)
     found = bathyscope(*asked, "--held-out", "0.3").json()
-    model, coder = loading.load(tiny), formats.load_coder(folder / SITES[0])
+    model, coder = loading.load(tiny), load_coder(folder / SITES[0])
     wanted = evaluate_coder(model, coder, split_texts(read_texts(text), held_out=0.3)[1], length=24)
     assert found["fvu"] == pytest.approx(wanted.reconstruction.fvu, rel=1e-6)
     assert found["n"] < bathyscope(*asked).json()["n"]
@@ -129,7 +128,7 @@ def test_what_cannot_be_measured_is_one_line(bathyscope, tiny, folder, text, tmp
     other = replace(
         identity_coder(48), site=Site("resid_post", 1), target=Site("resid_post", 1), model={"fingerprint": "0" * 64}
     )
-    formats.save_coder(other, tmp_path / "foreign")
+    save_coder(other, tmp_path / "foreign")
     done = bathyscope("sae", "eval", str(tmp_path / "foreign"), *asked)
     assert done.code == 2
     assert_one_line(done, "belongs to the very weights")

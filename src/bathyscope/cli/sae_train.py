@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from bathyscope.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from bathyscope.engine import Stop
-    from bathyscope.sae import Activations, Measured, Reader, TrainedCoder
+    from bathyscope.sae import Activations, Asked, Measured, Reader, Settings, TrainedCoder
 
 WORK = ".training"
 """The folder, within that of the coders, that an interrupted training goes on from."""
@@ -74,66 +75,57 @@ def command(
     began = time.monotonic()
     loaded = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
     reader = Reader(loaded, tuple(dict.fromkeys(one for coder in coders for one in coder.sites)), texts, window)
-    with stoppable() as stop:
-        activations = _activations(reader, out / WORK, keep, most_room, shown, stop)
-        from bathyscope.sae import train_coders
-
-        terminal.note(f"{activations.n_tokens:,} tokens an epoch, {len(coders)} coder{'s' * (len(coders) > 1)}")
-        (out / WORK).mkdir(parents=True, exist_ok=True)
-        with terminal.progress("training", shown=shown, per_cell=1, unit="steps") as tick:
-            trained = train_coders(
-                activations,
-                coders,
-                settings,
-                checkpoint=out / WORK / "checkpoint.safetensors",
-                progress=tick,
-                watch=_Telling([str(one.site) for one in coders], tick),
-                stop=stop,
-            )
+    trained = _trained(reader, coders, settings, out / WORK, keep, most_room, shown)
     for one in trained:
         _save(one, out, {"held_out": held_out, "window": window})
     shutil.rmtree(out / WORK)
     _show(trained, out, time.monotonic() - began, as_json=as_json)
 
 
-def _activations(
-    reader: "Reader", folder: Path, keep: str, most_room: float, shown: bool, stop: "Stop"
-) -> "Activations":
+def _trained(
+    reader: "Reader",
+    coders: "tuple[Asked, ...]",
+    settings: "Settings",
+    work: Path,
+    keep: str,
+    most_room: float,
+    shown: bool,
+) -> "tuple[TrainedCoder, ...]":
+    """Read, then train; what is done of either is kept in a folder until it is finished."""
+    from bathyscope.sae import train_coders
+
+    with stoppable() as stop:
+        activations = _activations(reader, work, keep, most_room, shown, stop)
+        terminal.note(f"{activations.n_tokens:,} tokens an epoch, {len(coders)} coder{'s' * (len(coders) > 1)}")
+        work.mkdir(parents=True, exist_ok=True)
+        with terminal.progress("training", shown=shown, per_cell=1, unit="steps") as tick:
+
+            def watch(number: int, measured: "Measured") -> None:
+                numbers = f"FVU {measured.fvu:.3f}, L0 {measured.l0:.1f}, {measured.dead} dead"
+                tick.say(f"{coders[number].site}: {numbers}")
+
+            kept = work / "checkpoint.safetensors"
+            return train_coders(activations, coders, settings, checkpoint=kept, progress=tick, watch=watch, stop=stop)
+
+
+def _activations(reader: "Reader", work: Path, keep: str, most_room: float, shown: bool, stop: "Stop") -> "Activations":
+    """What the model holds on the texts: kept on disk, or made anew in every epoch."""
     from bathyscope.sae import StreamedActivations, cache_activations
 
     if keep == "nothing":
         return StreamedActivations(reader)
     with terminal.progress("reading", shown=shown, per_cell=1, unit="tokens") as tick:
-        return cache_activations(
-            reader,
-            folder / "activations",
-            dtype=keep,
-            most_bytes=round(most_room * 2**30),
-            progress=tick,
-            stop=stop,
-        )
-
-
-class _Telling:
-    """Says what was measured: in the bar at once, and as a line at every tenth of the way."""
-
-    def __init__(self, names: list[str], bar: Any) -> None:
-        self.names, self.bar = names, bar
-
-    def __call__(self, number: int, measured: "Measured") -> None:
-        self.bar.say(
-            f"training {self.names[number]}: FVU {measured.fvu:.3f}, L0 {measured.l0:.1f}, {measured.dead} dead"
-        )
+        room = round(most_room * 2**30)
+        folder = work / "activations"
+        return cache_activations(reader, folder, dtype=keep, most_bytes=room, progress=tick, stop=stop)
 
 
 def _save(trained: "TrainedCoder", folder: Path, told: dict[str, Any]) -> None:
     """A coder's folder: the coder, its course as numbers, and drawn where matplotlib is there."""
-    from dataclasses import replace
-
     from bathyscope.errors import UsageError
     from bathyscope.files import write_atomically
-    from bathyscope.plots import save_training
     from bathyscope.sae import save_coder
+    from bathyscope.training_plots import save_training
 
     coder = replace(trained.coder, training={**trained.coder.training, **told})
     own = folder / str(coder.site)
