@@ -24,9 +24,10 @@ from bathyscope import checks, cli, loading, prompts, results
 from bathyscope.cli import ladders, opening, options, terminal
 from bathyscope.mappings import Affine, Fit, Term, model_identity
 from bathyscope.patchscopes import PatchscopeResult
-from bathyscope.sae import KeepTop, SparseCoder, save_coder
+from bathyscope.sae import save_coder
 from bathyscope.sites import residual_site
 from bathyscope.steering import difference_of_means
+from coders_for_tests import random_coder
 from command_line import TEXT, Outcome, assert_one_line, process
 from families import save_tiny
 
@@ -466,7 +467,10 @@ def test_a_reader_that_goes_away_is_met_with_silence(arguments):
 # Help
 
 
-SHOWN = {**COMMANDS, **{f"mapping {name}": command for name, command in COMMANDS["mapping"].commands.items()}}
+SHOWN = {
+    **COMMANDS,
+    **{f"{group} {name}": one for group in ("mapping", "sae") for name, one in COMMANDS[group].commands.items()},
+}
 """Commands whose examples are run as they stand."""
 
 
@@ -493,7 +497,7 @@ def test_the_examples_of_the_help_run(bathyscope, tmp_path, monkeypatch, example
         assert done.json()["kind"]
     if "--out" in example:
         assert {path.name for path in set(tmp_path.iterdir()) - before} <= {example.split("--out ")[1].split()[0]}
-        assert (tmp_path / example.split("--out ")[1].split()[0]).is_file()
+        assert (tmp_path / example.split("--out ")[1].split()[0]).exists()
 
 
 def _write_what_examples_name(folder: Path) -> None:
@@ -505,8 +509,10 @@ def _write_what_examples_name(folder: Path) -> None:
     identity = model_identity(model)
     Affine(terms, Fit("tuned-lens", identity, identity, n_samples=1)).save(folder / "tuned.safetensors")
     difference_of_means(model, ["It is warm"], ["It is cold"], 8).save(folder / "warm.json")
-    eye, zeros = torch.eye(model.d_model), torch.zeros(model.d_model)
-    save_coder(SparseCoder(eye, zeros, eye, zeros, KeepTop(4)), folder / "coders" / "resid_post.12")
+    coder = random_coder(
+        model.d_model, n_latents=1024, site=model.site("resid_post.8"), target=model.site("resid_post.8")
+    )
+    save_coder(coder, folder / "coders" / "resid_post.8")
 
 
 @pytest.mark.parametrize("command", SHOWN.values(), ids=list(SHOWN))

@@ -13,9 +13,9 @@ def root() -> None:
     apart into the few of its many latents that are active.
 
     Examples:
-      bathyscope sae train --site resid_post.12 --text news.txt --epochs 6 --out coders
+      bathyscope sae train --site resid_post.8 --text news.txt --epochs 6 --out trained
       bathyscope sae eval coders --text news.txt --held-out 0.1
       bathyscope sae features coders --text news.txt --html latents.html
       bathyscope sae explain coders --latent 3
-      bathyscope sae convert coders/resid_post.12 for-saelens --to saelens
+      bathyscope sae convert coders/resid_post.8 for-saelens --to saelens
     """

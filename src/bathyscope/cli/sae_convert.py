@@ -44,7 +44,7 @@ def command(
     express is refused. Of a folder of coders, each is written to OUT/NAME.
 
     Examples:
-      bathyscope sae convert coders/resid_post.12 for-saelens --to saelens
+      bathyscope sae convert coders/resid_post.8 for-saelens --to saelens
       bathyscope sae convert coders copies --to sparsify --json
     """
     del debug  # its callback has done the work

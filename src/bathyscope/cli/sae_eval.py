@@ -40,7 +40,7 @@ def command(
 
     Examples:
       bathyscope sae eval coders --text news.txt
-      bathyscope sae eval coders/resid_post.12 --text news.txt --held-out 0.1 --json
+      bathyscope sae eval coders/resid_post.8 --text news.txt --held-out 0.1 --json
       bathyscope sae eval coders --text news.txt --tokens 20000 --out measured.html
     """
     del debug  # its callback has done the work

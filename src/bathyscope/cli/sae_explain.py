@@ -54,8 +54,8 @@ def command(
     are tried in the same way. One that does not beat them says nothing.
 
     Examples:
-      bathyscope sae explain coders/resid_post.12 --latent 954 --text news.txt
-      bathyscope sae explain coders/resid_post.12 --latent 954 --latent 12 --json
+      bathyscope sae explain coders/resid_post.8 --latent 954 --text news.txt
+      bathyscope sae explain coders/resid_post.8 --latent 954 --latent 12 --json
     """
     del debug  # its callback has done the work
     choices.check_revision(revision, model)

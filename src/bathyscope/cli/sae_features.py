@@ -45,10 +45,10 @@ def command(
     length of what it reads there.
 
     Examples:
-      bathyscope sae features coders/resid_post.12 --text news.txt
-      bathyscope sae features coders/resid_post.12 --text news.txt --search Paris --top 5
-      bathyscope sae features coders/resid_post.12 --text news.txt --latent 954 --json
-      bathyscope sae features coders/resid_post.12 --text news.txt --html latents.html
+      bathyscope sae features coders/resid_post.8 --text news.txt
+      bathyscope sae features coders/resid_post.8 --text news.txt --search Paris --top 5
+      bathyscope sae features coders/resid_post.8 --text news.txt --latent 954 --json
+      bathyscope sae features coders/resid_post.8 --text news.txt --html latents.html
     """
     del debug  # its callback has done the work
     choices.check_revision(revision, model)

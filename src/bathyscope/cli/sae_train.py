@@ -57,10 +57,10 @@ def command(
     same command goes on, and gives the very same coders.
 
     Examples:
-      bathyscope sae train --site resid_post.12 --text news.txt --epochs 6 --out coders
-      bathyscope sae train --site resid_post.4 --site resid_post.20 --latents 8192 --k 64 --text news.txt --out coders
+      bathyscope sae train --site resid_post.8 --text news.txt --epochs 6 --out trained
+      bathyscope sae train --site resid_post.4 --site resid_post.9 --latents 8192 --k 64 --text news.txt --out trained
       bathyscope sae train --site resid_mid.5 --target mlp_out.5 --skip --text news.txt --out transcoders
-      bathyscope sae train --site mlp_out.3 --sparsity jumprelu --text a.txt:0.5 --text b.jsonl --out coders
+      bathyscope sae train --site mlp_out.3 --sparsity jumprelu --text news.txt:0.5 --out trained
     """
     del debug  # its callback has done the work
     choices.check_revision(revision, model)

@@ -69,9 +69,9 @@ class Reader:
                 f"{len(self.sites)} sites and {len(self.texts)} texts were given", "at least one of each is needed"
             )
         for site in self.sites:
-            self.model.site(site)
             if site.component in ("pattern", "logits"):
-                raise UsageError(f"a coder at {site} was asked for", "coders take vectors inside the model apart")
+                raise UsageError(f"a coder at {site} was asked for", "they take vectors inside the model apart")
+            self.model.site(site)
 
     @cached_property
     def portions(self) -> tuple[tuple[int, tuple[Tensor, ...]], ...]:

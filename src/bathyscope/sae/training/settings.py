@@ -5,8 +5,8 @@ from typing import Final
 
 from bathyscope.errors import UsageError
 
-RATE: Final = 1e-3
-"""Learning rate of a coder with `AT_LATENTS` latents."""
+RATE: Final = 3e-3
+"""Learning rate of a coder with `AT_LATENTS` latents; see `docs/sparse-coders.md` for others that were tried."""
 AT_LATENTS: Final = 4096
 
 
