@@ -4,6 +4,7 @@ import copy
 import gc
 import json
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +14,25 @@ from torch import nn
 
 import bathyscope
 from bathyscope import Result, Source, Target, capture, differentiate, generate, patchscope, run, wrap
-from bathyscope.errors import BathyscopeError, InterventionError, SiteError, StorageError, UsageError
+from bathyscope.errors import BathyscopeError, BathyscopeWarning, InterventionError, SiteError, StorageError, UsageError
 from bathyscope.generation import next_logits
 from bathyscope.gradients import row_gradients, stream
 from bathyscope.interventions import Ablate, Add, Replace, Scale, Write
 from bathyscope.model import Model
 from bathyscope.prompts import InspectionPrompt, custom, prepare
 from bathyscope.readouts import Generate, NextToken
+from bathyscope.sae import (
+    Asked,
+    Reader,
+    StreamedActivations,
+    TopK,
+    WeightedTexts,
+    evaluate_coder,
+    train_coders,
+)
+from bathyscope.sae import Settings as CoderSettings
 from bathyscope.sites import COMPONENTS, GLOBAL, Site
+from bathyscope.texts import given_texts
 from conftest import tiny_model
 from families import ALL, FAMILIES, TinyFamily, save_tiny
 from tokenizers_for_tests import BOS_ID, sentencepiece_like_tokenizer, tiny_tokenizer
@@ -346,6 +358,27 @@ def test_row_23_memory_does_not_grow_with_runs(llama: Model):
     for _ in range(50):
         work()
     assert live() <= before
+
+
+def test_row_24_a_coder_at_the_wrong_site_or_scale_is_told(llama: Model):
+    """A coder knows its site and what it missed in training; where it misses far more, that is said."""
+    texts = given_texts(
+        [f"The boats of {name} lay in the harbour and it was late in the year. " * 4 for name in "abcdef"]
+    )
+    site = Site("resid_post", 2)
+    kept = StreamedActivations(Reader(llama, (site,), (WeightedTexts(texts),), length=16))
+    (trained,) = train_coders(kept, [Asked(site, TopK(16), 64)], CoderSettings(30, 32))
+    coder = trained.coder
+    assert coder.site == site and coder.training["fvu"] < 0.3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plain = evaluate_coder(llama, coder, texts, length=16)
+    assert plain.reconstruction.fvu < 0.3
+    elsewhere = Site("resid_post", 0)
+    with pytest.warns(BathyscopeWarning, match="right site"):
+        evaluate_coder(llama, replace(coder, site=elsewhere, target=elsewhere), texts, length=16)
+    with pytest.warns(BathyscopeWarning, match="misses"):  # as when a scale of its inputs was not folded in
+        evaluate_coder(llama, replace(coder, encoder=coder.encoder / 30), texts, length=16)
 
 
 def test_row_25_a_pattern_is_refused_where_attention_never_makes_it():

@@ -3,6 +3,7 @@
 What is measured is in `reconstruction` and `losses`. Nothing depends on how many windows run together.
 """
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -11,7 +12,7 @@ from typing import Any, Final
 import torch
 
 from bathyscope.engine import CancelledError, Stop
-from bathyscope.errors import UsageError
+from bathyscope.errors import BathyscopeWarning, UsageError
 from bathyscope.forward import capture
 from bathyscope.generation import Progress
 from bathyscope.model import Model, Tokens
@@ -25,6 +26,10 @@ from bathyscope.texts import Texts, windows
 
 LOSS_TOKENS: Final = 8192
 """Tokens that losses are measured on: they cost three more runs a coder."""
+
+TIMES: Final = 2.0
+MORE: Final = 0.2
+"""How much worse than in training a coder may be before that is worth a warning: twice, and by so much."""
 
 BATCH: Final = 8
 """Windows that run together: more are no quicker, and take memory."""
@@ -151,7 +156,21 @@ def evaluate_coders(
         )
         for name, place, tally, loss in zip(coders, places, tallies, losses.results(), strict=True)
     }
+    for name, place in zip(coders, places, strict=True):
+        _compare(name, place.coder, found[name].reconstruction.fvu)
     return CoderEvaluations(found, provenance([model.provenance()], spec))
+
+
+def _compare(name: str, coder: SparseCoder, fvu: float | None) -> None:
+    """Warn where a coder is far worse than its training says: it may belong elsewhere, or lack a scale."""
+    declared = coder.training.get("fvu")
+    if isinstance(declared, float) and fvu is not None and fvu > max(TIMES * declared, declared + MORE):
+        warnings.warn(
+            f"{name} misses {fvu:.2f} of the variance at {coder.site}, and missed {declared:.2f} when it was trained: "
+            "is it the right site, and is the text like what it was trained on?",
+            BathyscopeWarning,
+            stacklevel=3,
+        )
 
 
 def batches(found: Iterator[Tokens], size: int) -> Iterator[list[Tokens]]:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -115,7 +115,13 @@ def train_coders(
         "activations": activations.spec(),
         "centre": "mean",  # what `SparseCoder.centre` is
     }
-    return tuple(TrainedCoder(one.coder(activations.model, told), tuple(one.history)) for one in learners)
+    return tuple(_finished(one, activations, told) for one in learners)
+
+
+def _finished(learner: Learner, activations: Activations, told: dict[str, Any]) -> TrainedCoder:
+    last = learner.history[-1:]
+    declared = {name: vars(one)[name] for one in last for name in ("fvu", "l0")}
+    return TrainedCoder(learner.coder(activations.model, {**told, **declared}), tuple(learner.history))
 
 
 def _check(activations: Activations, asked: Sequence[Asked]) -> None:
