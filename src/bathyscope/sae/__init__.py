@@ -7,6 +7,7 @@ from bathyscope.sae.evaluation import CoderEvaluation, CoderEvaluations
 from bathyscope.sae.formats import coder_folders, load_coder, save_coder
 from bathyscope.sae.losses import Loss
 from bathyscope.sae.probing_latents import Absorption, SparseProbing, absorption, sparse_probing
+from bathyscope.sae.reading import LatentReadings, describe_latents, nearest_latents, promoted_tokens, read_latents
 from bathyscope.sae.reconstruction import Reconstruction
 from bathyscope.sae.splice import Edit, Splice
 from bathyscope.sae.training import (
@@ -48,6 +49,7 @@ __all__ = [
     "JumpReLU",
     "KeepAbove",
     "KeepTop",
+    "LatentReadings",
     "Loss",
     "Matryoshka",
     "Measured",
@@ -67,9 +69,13 @@ __all__ = [
     "absorption",
     "cache_activations",
     "coder_folders",
+    "describe_latents",
     "evaluate_coder",
     "evaluate_coders",
     "load_coder",
+    "nearest_latents",
+    "promoted_tokens",
+    "read_latents",
     "save_coder",
     "sparse_probing",
     "train_coders",
