@@ -483,7 +483,7 @@ def test_results_are_kept_found_again_and_drawn(llama: Model, tmp_path):
     loaded = Result.load(first.save(tmp_path / "traced.json"))
     assert loaded.rows() == first.rows() and loaded.values == first.values
     page = first.page()
-    assert "causal-tracing" in page and "keeper" in page
+    assert "causal tracing" in page and "keeper" in page
     heads = activation_patching(llama, CLEAN, CORRUPTED, DIFF, component="z", heads=True, position="last")
     (one,) = heads.maps()
     assert one.columns == tuple(f"head {head}" for head in range(4))

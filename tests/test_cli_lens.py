@@ -185,7 +185,7 @@ WITHOUT_A_MODEL = [
     (["lens", TEXT], "no lens is called 'lens'"),
     (["logit", ""], "an empty prompt"),
     (["logit", TEXT, "--layers", "7-3"], "write the lower layer first"),
-    (["logit", TEXT, "--top", "0"], "'--top': Input should be greater than or equal to 1"),
+    (["logit", TEXT, "--top", "0"], "'--top': it must be at least 1"),
     (["logit", TEXT, "--to", "3"], "--to was given to logit-lens; only linear-shortcut has it"),
     (["logit", TEXT, "--mapping", "x"], "--mapping was given to logit-lens; only tuned-lens, jacobian-lens"),
     (["selfie", TEXT, "--top", "3"], "--top was given to selfie"),

@@ -74,11 +74,12 @@ def evaluate_coder(
         >>> from bathyscope.sae import KeepAbove, SparseCoder, evaluate_coder
         >>> from bathyscope.sites import Site
         >>> from bathyscope.texts import given_texts
-        >>> both, site = torch.cat([torch.eye(576), -torch.eye(576)]), Site("resid_post", 12)
-        >>> zeros, rule = torch.zeros(1152), KeepAbove(torch.tensor(0.0))
-        >>> coder = SparseCoder(both, zeros, both, zeros[:576], rule, site=site, target=site)
+        >>> model, site = bathyscope.load(), Site("resid_post", 12)
+        >>> eye, rule = torch.eye(model.d_model), KeepAbove(torch.tensor(0.0))
+        >>> both, zeros = torch.cat([eye, -eye]), torch.zeros(2 * len(eye))
+        >>> coder = SparseCoder(both, zeros, both, zeros[: len(eye)], rule, site=site, target=site)
         >>> texts = given_texts(["The river was cold and clear, and the boats lay still beside the old wall. " * 4])
-        >>> found = evaluate_coder(bathyscope.load(), coder, texts, length=32)
+        >>> found = evaluate_coder(model, coder, texts, length=32)
         >>> found.reconstruction.fvu, found.loss.loss_recovered
         (0.0, 1.0)
     """
