@@ -34,7 +34,7 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from bathyscope.embedded import embedded_path
-from bathyscope.sae import Asked, Code, GivenActivations, TopK, train_coders
+from bathyscope.sae import Code, CoderConfig, GivenActivations, TopK, train_coders
 from bathyscope.sae import Settings as CoderSettings
 
 N_LATENTS, K, BATCH, EPOCHS = 4608, 32, 2048, 6
@@ -89,8 +89,8 @@ def ours(job: dict[str, Any], settings: Settings) -> Trained:
     times: list[tuple[float, float]] = []
     (trained,) = train_coders(
         GivenActivations({"resid_post.12": train[: job["steps"] * job["batch"]]}),
-        [Asked("resid_post.12", TopK(job["k"]), job["n_latents"])],
-        CoderSettings(epochs, job["batch"], rate=job["learning_rate"], seed=job["seed"]),
+        [CoderConfig("resid_post.12", TopK(job["k"]), job["n_latents"])],
+        CoderSettings(epochs, job["batch"], learning_rate=job["learning_rate"], seed=job["seed"]),
         progress=lambda *_: times.append((time.perf_counter(), time.process_time())),
     )
     (began, processor_began), (ended, processor_ended) = times[job["warm_up"] - 1], times[-1]

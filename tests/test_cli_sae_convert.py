@@ -58,7 +58,7 @@ def test_a_coder_is_written_in_another_format_and_computes_the_same(bathyscope, 
 
 def test_the_table(bathyscope, tmp_path):
     save_coder(coder(), tmp_path / "coders" / "resid_post.3")
-    save_coder(coder(12, selection=KeepAbove(torch.tensor(0.5))), tmp_path / "coders" / "resid_post.8")
+    save_coder(coder(12, selection=KeepAbove(torch.tensor(0.5))), tmp_path / "coders" / "resid_post.12")
     done = bathyscope("sae", "convert", str(tmp_path / "coders"), str(tmp_path / "out"), "--to", "saelens")
     assert done.code == 0, done.err
     lines = [line.split() for line in done.out.splitlines() if "resid_post" in line]

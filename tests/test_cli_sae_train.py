@@ -114,8 +114,8 @@ def test_a_transcoder_and_weights_of_texts(train, text: str, tmp_path: Path) -> 
         (("--site", "resid_post.1", "--text", "missing.txt"), "missing.txt"),
         (("--site", "resid_post.1", "--text", "missing.txt:0"), "weight"),
         (("--site", "resid_post.1", "--most-room", "0"), "GiB"),
-        (("--site", "resid_post.1", "--rate", "-1"), "rate"),
-        (("--site", "resid_post.1", "--window", "100000"), "at most"),
+        (("--site", "resid_post.1", "--learning-rate", "-1"), "learning_rate"),
+        (("--site", "resid_post.1", "--length", "100000"), "at most"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(train, arguments: tuple[str, ...], said: str) -> None:

@@ -22,7 +22,7 @@ from bathyscope.model import Model
 from bathyscope.prompts import InspectionPrompt, custom, prepare
 from bathyscope.readouts import Generate, NextToken
 from bathyscope.sae import (
-    Asked,
+    CoderConfig,
     Reader,
     StreamedActivations,
     TopK,
@@ -367,7 +367,7 @@ def test_row_24_a_coder_at_the_wrong_site_or_scale_is_told(llama: Model):
     )
     site = Site("resid_post", 2)
     kept = StreamedActivations(Reader(llama, (site,), (WeightedTexts(texts),), length=16))
-    (trained,) = train_coders(kept, [Asked(site, TopK(16), 64)], CoderSettings(30, 32))
+    (trained,) = train_coders(kept, [CoderConfig(site, TopK(16), 64)], CoderSettings(30, 32))
     coder = trained.coder
     assert coder.site == site and coder.training["fvu"] < 0.3
     with warnings.catch_warnings():

@@ -18,7 +18,7 @@ from bathyscope.errors import StorageError, UsageError
 from bathyscope.fitting import usable
 from bathyscope.model import Model
 from bathyscope.sae import (
-    Asked,
+    CoderConfig,
     Reader,
     Settings,
     StreamedActivations,
@@ -205,7 +205,7 @@ from test_sae_activations import DOCUMENTS, LATE, reader_of
 reader.PORTION, trainer.KEPT_EVERY = 32, 0.02
 kept = cache_activations(reader_of(tiny_model()), sys.argv[1] + "/kept", progress=lambda *_: print("read", flush=True))
 tell = lambda done, _: print("step", done, flush=True)
-asked, settings = [Asked(LATE, TopK(2), 64)], Settings(60, 16)
+asked, settings = [CoderConfig(LATE, TopK(2), 64)], Settings(60, 16)
 trained, = train_coders(kept, asked, settings, checkpoint=sys.argv[1] + "/checkpoint", progress=tell)
 print(trained.coder.fingerprint)
 """
@@ -241,7 +241,7 @@ def test_training_from_a_stream_is_resumed_to_the_bit(
     llama: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "WINDOWS", 7)
-    asked, settings = [Asked(LATE, TopK(2), 32)], Settings(2, 16)
+    asked, settings = [CoderConfig(LATE, TopK(2), 32)], Settings(2, 16)
     (whole,) = train_coders(StreamedActivations(reader_of(llama)), asked, settings)
     stop, kept = Stop(), tmp_path / "kept"
     steps = []
@@ -258,7 +258,7 @@ def test_training_from_a_stream_is_resumed_to_the_bit(
 
 def test_a_coder_says_what_it_was_trained_on(llama: Model, tmp_path: Path) -> None:
     kept = cache_activations(reader_of(llama), tmp_path / "kept")
-    (trained,) = train_coders(kept, [Asked(LATE, TopK(2), 32)], Settings(1, 16))
+    (trained,) = train_coders(kept, [CoderConfig(LATE, TopK(2), 32)], Settings(1, 16))
     assert trained.coder.check(llama) == (LATE, LATE)
     assert trained.coder.training["sparsity"] == "topk"
     assert trained.coder.training["activations"]["length"] == 8

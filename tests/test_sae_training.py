@@ -11,8 +11,8 @@ from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import UsageError
 from bathyscope.sae import (
     L1,
-    Asked,
     BatchTopK,
+    CoderConfig,
     Gated,
     GivenActivations,
     JumpReLU,
@@ -184,8 +184,10 @@ def test_dead_is_counted_in_tokens() -> None:
 @by_name(ALL)
 def test_22_decoder_rows_have_length_1_after_every_step(sparsity: Sparsity) -> None:
     x, _ = small_data()
-    scaling = GivenActivations({SITE: x}).scaling(Asked(SITE, sparsity, 24).site)
-    learner = Learner(Asked(SITE, sparsity, 24), (scaling, scaling), Settings(rate=0.05), 10**9, half=False)
+    scaling = GivenActivations({SITE: x}).scaling(CoderConfig(SITE, sparsity, 24).site)
+    learner = Learner(
+        CoderConfig(SITE, sparsity, 24), (scaling, scaling), Settings(learning_rate=0.05), 10**9, half=False
+    )
     for step in range(5):
         before = learner.weights["decoder"].detach().clone()
         learner.learn(x, x, (step + 1) / 10)
@@ -203,11 +205,17 @@ def test_23_a_finished_coder_does_what_training_saw(sparsity: Sparsity) -> None:
     """Means and lengths are folded in: the coder of activations as they are is that of scaled ones."""
     x, _ = small_data()
     (trained,) = train_coders(
-        GivenActivations({SITE: x}), [Asked(SITE, sparsity, 24)], Settings(3, 64, rate=0.01, dead_after=10**9)
+        GivenActivations({SITE: x}),
+        [CoderConfig(SITE, sparsity, 24)],
+        Settings(3, 64, learning_rate=0.01, dead_after=10**9),
     )
     scaling = GivenActivations({SITE: x}).scaling(trained.coder.site)
     learner = Learner(
-        Asked(SITE, sparsity, 24), (scaling, scaling), Settings(3, 64, rate=0.01, dead_after=10**9), 10**9, half=False
+        CoderConfig(SITE, sparsity, 24),
+        (scaling, scaling),
+        Settings(3, 64, learning_rate=0.01, dead_after=10**9),
+        10**9,
+        half=False,
     )
     for portion in GivenActivations({SITE: x}).portions(3, 0):
         for number, rows in enumerate(portion.batches(64, 0)):
@@ -228,8 +236,8 @@ def test_23_a_transcoder_with_a_skip_folds_both_scalings() -> None:
     x, _ = small_data()
     y = (x.square() @ draw(8, 5).float()) * 4 + 7
     activations = GivenActivations({"resid_mid.3": x, "mlp_out.3": y})
-    asked = Asked("resid_mid.3", TopK(4), 24, target="mlp_out.3", skip=True)
-    trained = train_coders(activations, [asked, replace(asked, skip=False)], Settings(40, 64, rate=0.01))
+    asked = CoderConfig("resid_mid.3", TopK(4), 24, target="mlp_out.3", skip=True)
+    trained = train_coders(activations, [asked, replace(asked, skip=False)], Settings(40, 64, learning_rate=0.01))
     missed = [float((y - one.coder.reconstruct(x)).square().sum() / (y - y.mean(0)).square().sum()) for one in trained]
     for one, fvu in zip(trained, missed, strict=True):
         assert one.coder.is_transcoder and fvu == pytest.approx(one.history[-1].fvu, abs=0.05)
@@ -243,11 +251,11 @@ def test_27_directions_that_made_the_data_are_recovered(sparsity: Sparsity) -> N
     chosen = torch.rand(8000, 24, generator=generator).topk(2).indices
     codes = torch.zeros(8000, 24).scatter_(1, chosen, 1 + torch.rand(8000, 2, generator=generator))
     x = codes @ directions + 0.02 * torch.randn(8000, 32, generator=generator)
-    asked = Asked(SITE, sparsity, 32)
+    asked = CoderConfig(SITE, sparsity, 32)
     (trained,) = train_coders(
         GivenActivations({SITE: x}),
         [asked],
-        Settings(25, 500, rate=0.003 if sparsity.name == "gated" else 0.01, seed=1),
+        Settings(25, 500, learning_rate=0.003 if sparsity.name == "gated" else 0.01, seed=1),
     )
     best = (trained.coder.decoder @ directions.T).amax(0)
     assert float(best.mean()) > 0.95
@@ -301,7 +309,11 @@ def test_a_gated_coder_is_a_jumprelu() -> None:
 @by_name(ALL)
 def test_28_half_a_training_and_its_resumption_are_the_whole_to_the_bit(sparsity: Sparsity, tmp_path) -> None:
     x, _ = small_data()
-    activations, asked, settings = GivenActivations({SITE: x}), [Asked(SITE, sparsity, 24)], Settings(4, 64, rate=0.01)
+    activations, asked, settings = (
+        GivenActivations({SITE: x}),
+        [CoderConfig(SITE, sparsity, 24)],
+        Settings(4, 64, learning_rate=0.01),
+    )
     (whole,) = train_coders(activations, asked, settings)
     for interrupted_at in (1, 6, 15):
         stop, kept = Stop(), tmp_path / f"{interrupted_at}.safetensors"
@@ -323,7 +335,7 @@ def test_28_half_a_training_and_its_resumption_are_the_whole_to_the_bit(sparsity
 def test_29_the_same_seed_gives_the_same_coder_and_another_one_does_not() -> None:
     x, _ = small_data()
     found = [
-        train_coders(GivenActivations({SITE: x}), [Asked(SITE, TopK(2), 24)], Settings(1, 64, seed=seed))[0].coder
+        train_coders(GivenActivations({SITE: x}), [CoderConfig(SITE, TopK(2), 24)], Settings(1, 64, seed=seed))[0].coder
         for seed in (0, 0, 1)
     ]
     assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
@@ -332,7 +344,7 @@ def test_29_the_same_seed_gives_the_same_coder_and_another_one_does_not() -> Non
 def test_several_coders_of_one_pass_are_each_alone() -> None:
     x, _ = small_data()
     activations = GivenActivations({SITE: x, "resid_post.4": x * 2 + 1})
-    asked = [Asked(SITE, TopK(2), 24), Asked("resid_post.4", BatchTopK(3), 16)]
+    asked = [CoderConfig(SITE, TopK(2), 24), CoderConfig("resid_post.4", BatchTopK(3), 16)]
     together = train_coders(activations, asked, Settings(2, 64))
     for one, found in zip(asked, together, strict=True):
         alone = train_coders(activations, [one], Settings(2, 64))[0]
@@ -349,14 +361,17 @@ def test_several_coders_of_one_pass_are_each_alone() -> None:
         (lambda: Matryoshka(prefixes=(0.5, 0.2, 1.0)), "growing"),
         (lambda: Settings(epochs=0), "epochs=0"),
         (lambda: Settings(warm_up=0.6, decay=0.6), "together"),
-        (lambda: Settings(rate=-1.0), "above 0"),
-        (lambda: Asked(SITE, TopK(1), 0), "n_latents=0"),
-        (lambda: Asked(SITE, TopK(1), 4, skip=True), "without a target"),
+        (lambda: Settings(learning_rate=-1.0), "above 0"),
+        (lambda: CoderConfig(SITE, TopK(1), 0), "n_latents=0"),
+        (lambda: CoderConfig(SITE, TopK(1), 4, skip=True), "without a target"),
         (lambda: GivenActivations({SITE: torch.zeros(3)}), "tokens, width"),
         (lambda: GivenActivations({SITE: torch.tensor([[1.0], [float("nan")]])}), "token 1 of 2"),
         (lambda: GivenActivations({SITE: torch.ones(3, 2), "mlp_out.1": torch.ones(4, 2)}), "as many at each"),
-        (lambda: train_coders(GivenActivations({SITE: torch.ones(4, 2)}), [Asked(SITE, TopK(1), 4)]), "varies"),
-        (lambda: train_coders(GivenActivations({SITE: torch.eye(4)}), [Asked("mlp_out.2", TopK(1), 4)]), "were read"),
+        (lambda: train_coders(GivenActivations({SITE: torch.ones(4, 2)}), [CoderConfig(SITE, TopK(1), 4)]), "varies"),
+        (
+            lambda: train_coders(GivenActivations({SITE: torch.eye(4)}), [CoderConfig("mlp_out.2", TopK(1), 4)]),
+            "were read",
+        ),
         (lambda: train_coders(GivenActivations({SITE: torch.eye(4)}), []), "no coder"),
     ],
 )
@@ -368,18 +383,20 @@ def test_what_cannot_be_trained_is_refused(make, message: str) -> None:
 def test_a_checkpoint_of_another_training_is_refused(tmp_path) -> None:
     x, _ = small_data()
     activations, kept = GivenActivations({SITE: x}), tmp_path / "kept.safetensors"
-    train_coders(activations, [Asked(SITE, TopK(2), 24)], Settings(1, 64), checkpoint=kept)
+    train_coders(activations, [CoderConfig(SITE, TopK(2), 24)], Settings(1, 64), checkpoint=kept)
     with pytest.raises(UsageError, match="other coders"):
-        train_coders(activations, [Asked(SITE, TopK(3), 24)], Settings(1, 64), checkpoint=kept)
+        train_coders(activations, [CoderConfig(SITE, TopK(3), 24)], Settings(1, 64), checkpoint=kept)
     with pytest.raises(UsageError, match="other seed"):
-        train_coders(activations, [Asked(SITE, TopK(2), 24)], Settings(1, 64, seed=1), checkpoint=kept)
+        train_coders(activations, [CoderConfig(SITE, TopK(2), 24)], Settings(1, 64, seed=1), checkpoint=kept)
     with pytest.raises(UsageError, match="squares"):
-        train_coders(GivenActivations({SITE: x * 2}), [Asked(SITE, TopK(2), 24)], Settings(1, 64), checkpoint=kept)
+        train_coders(
+            GivenActivations({SITE: x * 2}), [CoderConfig(SITE, TopK(2), 24)], Settings(1, 64), checkpoint=kept
+        )
 
 
 def test_a_scaling_is_that_of_a_naive_mean() -> None:
     x = draw(100, 4).float() * 3 + 50
-    scaling = GivenActivations({SITE: x}).scaling(Asked(SITE, TopK(1), 1).site)
+    scaling = GivenActivations({SITE: x}).scaling(CoderConfig(SITE, TopK(1), 1).site)
     assert torch.allclose(scaling.mean, x.mean(0), atol=1e-5)
     assert scaling.length == pytest.approx(float((x - x.mean(0)).square().sum(1).mean()) ** 0.5, rel=1e-6)
     assert isinstance(scaling, Scaling)

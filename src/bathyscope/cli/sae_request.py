@@ -9,7 +9,7 @@ from bathyscope.errors import SiteError, UsageError
 from bathyscope.sites import Site
 
 if TYPE_CHECKING:
-    from bathyscope.sae import Asked, Sparsity, WeightedTexts
+    from bathyscope.sae import CoderConfig, Sparsity, WeightedTexts
 
 TAKES: Final = {
     "topk": {"k"},
@@ -39,13 +39,15 @@ def sparsity(name: str, given: dict[str, Any]) -> "Sparsity":
     return next(kind for kind in kinds if kind.name == name)(**typed)
 
 
-def asked(sites: list[str], target: str | None, skip: bool, n_latents: int, how: "Sparsity") -> "tuple[Asked, ...]":
+def asked(
+    sites: list[str], target: str | None, skip: bool, n_latents: int, how: "Sparsity"
+) -> "tuple[CoderConfig, ...]":
     """The coders that were asked for.
 
     Raises:
         UsageError: a site twice, no such site, or a target for several.
     """
-    from bathyscope.sae import Asked
+    from bathyscope.sae import CoderConfig
 
     found = [site(text, "--site") for text in sites]
     if len(set(found)) < len(found):
@@ -53,7 +55,7 @@ def asked(sites: list[str], target: str | None, skip: bool, n_latents: int, how:
     if target is not None and len(found) > 1:
         raise UsageError("--target was given for several sites", "a transcoder has one of each", "one --site")
     return tuple(
-        Asked(one, how, n_latents, None if target is None else site(target, "--target"), skip) for one in found
+        CoderConfig(one, how, n_latents, None if target is None else site(target, "--target"), skip) for one in found
     )
 
 
@@ -105,7 +107,7 @@ def texts(paths: list[str], column: str, held_out: float) -> "tuple[WeightedText
     return tuple(found)
 
 
-def check_folder(folder: Path, coders: "tuple[Asked, ...]", *, force: bool) -> None:
+def check_folder(folder: Path, coders: "tuple[CoderConfig, ...]", *, force: bool) -> None:
     """Refuse a folder that cannot be written to, or that has such coders already.
 
     Raises:

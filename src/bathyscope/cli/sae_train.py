@@ -16,7 +16,7 @@ from bathyscope.cli.stopping import stoppable
 
 if TYPE_CHECKING:
     from bathyscope.engine import Stop
-    from bathyscope.sae import Activations, Asked, Measured, Reader, Settings, TrainedCoder
+    from bathyscope.sae import Activations, CoderConfig, Measured, Reader, Settings, TrainedCoder
 
 WORK = ".training"
 """The folder, within that of the coders, that an interrupted training goes on from."""
@@ -35,12 +35,12 @@ def command(
     coefficient: sae.Coefficient = None,
     column: sae.Column = "text",
     held_out: sae.HeldOut = 0.1,
-    window: sae.Window = 128,
+    length: sae.Length = 128,
     keep: sae.Keep = "float32",
     most_room: sae.MostRoom = 16,
     epochs: sae.Epochs = 1,
     batch: sae.BatchSize = 2048,
-    rate: sae.Rate = None,
+    learning_rate: sae.LearningRate = None,
     seed: sae.Seed = 0,
     model: options.ModelName = None,
     revision: options.Revision = None,
@@ -68,23 +68,23 @@ def command(
 
     how = sae_request.sparsity(sparsity, {"k": k, "coefficient": coefficient})
     coders = sae_request.asked(site, target, skip, latents, how)
-    settings = Settings(epochs=epochs, batch_size=batch, rate=rate, seed=seed)
+    settings = Settings(epochs=epochs, batch_size=batch, learning_rate=learning_rate, seed=seed)
     sae_request.check_folder(out, coders, force=force)
     texts = sae_request.texts(text, column, held_out)
     shown = terminal.may_animate(as_json=as_json)
     began = time.monotonic()
     loaded = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
-    reader = Reader(loaded, tuple(dict.fromkeys(one for coder in coders for one in coder.sites)), texts, window)
+    reader = Reader(loaded, tuple(dict.fromkeys(one for coder in coders for one in coder.sites)), texts, length)
     trained = _trained(reader, coders, settings, out / WORK, keep, most_room, shown)
     for one in trained:
-        _save(one, out, {"held_out": held_out, "window": window})
+        _save(one, out, {"held_out": held_out})
     shutil.rmtree(out / WORK)
     _show(trained, out, time.monotonic() - began, as_json=as_json)
 
 
 def _trained(
     reader: "Reader",
-    coders: "tuple[Asked, ...]",
+    coders: "tuple[CoderConfig, ...]",
     settings: "Settings",
     work: Path,
     keep: str,

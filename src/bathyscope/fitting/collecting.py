@@ -63,14 +63,14 @@ class Side:
 
     def read(self, tokens: Sequence[Tokens]) -> Activations:
         """What is at the sites, and in the residual streams that tell where sinks are."""
-        return capture(self.model, tokens, [*{*self.sites, *self._streams()}], batch_size=len(tokens))
+        return capture(self.model, tokens, [*{*self.sites, *self.streams()}], batch_size=len(tokens))
 
     def usable(self, read: Activations, window: int) -> Tensor:
         """Which positions of a window are no sinks in any of those streams, (positions,)."""
-        return torch.stack([usable(read[stream][window]).cpu() for stream in self._streams()]).all(0)
+        return torch.stack([usable(read[stream][window]).cpu() for stream in self.streams()]).all(0)
 
-    def _streams(self) -> set[Site]:
-        """The residual stream at the layer of each site."""
+    def streams(self) -> set[Site]:
+        """The residual stream at the layer of each site, which tells where sinks are."""
         last = self.model.n_layers - 1
         return {residual_site(last if site.layer is None else site.layer) for site in self.sites}
 

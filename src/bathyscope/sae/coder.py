@@ -148,10 +148,15 @@ class SparseCoder:
         )
         return found if code.frame is None else found * code.frame[:, 1:] + code.frame[:, :1]
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """What the coder makes of inputs, (rows, d_in) to (rows, d_out), in the finer of the two dtypes."""
+    def reconstruct(self, x: Tensor, code: Code | None = None) -> Tensor:
+        """What the coder makes of inputs, (rows, d_in) to (rows, d_out), in the finer of the two dtypes.
+
+        Args:
+            x: the inputs.
+            code: their code, where it is known already, or another one to be put in its place.
+        """
         x = x.to(torch.promote_types(x.dtype, self.encoder.dtype))
-        found = self.decode(self.encode(x))
+        found = self.decode(self.encode(x) if code is None else code)
         return found if self.skip is None else found + x @ self.skip.to(x)
 
     def tensors(self) -> dict[str, Tensor]:

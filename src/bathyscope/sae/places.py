@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from bathyscope.errors import UsageError
-from bathyscope.fitting import usable
+from bathyscope.fitting.collecting import Side
 from bathyscope.forward import Activations
 from bathyscope.model import Model
 from bathyscope.sae.coder import SparseCoder
-from bathyscope.sites import Site, residual_site
+from bathyscope.sites import Site
 
 CLASSES: Final = ("first", "sink", "first half", "second half")
 """What a position of a window can be: its first; another sink; else in its first or its second half."""
@@ -28,13 +28,13 @@ class Place:
         coder: the coder.
         site: what it reads.
         target: what it reconstructs.
-        streams: the residual stream at the layers of both, which tells where sinks are.
+        side: reads both, and tells where sinks are.
     """
 
     coder: SparseCoder
     site: Site
     target: Site
-    streams: frozenset[Site]
+    side: Side
 
     @classmethod
     def of(cls, model: Model, coder: SparseCoder) -> "Place":
@@ -47,18 +47,16 @@ class Place:
         for one in (site, target):
             if one.layer is None or one.component == "pattern":
                 raise UsageError(f"a coder at {one} was to be measured", "one inside the blocks, or at the embedding")
-        streams = frozenset(residual_site(one.layer) for one in (site, target) if one.layer is not None)
-        return cls(coder, site, target, streams)
+        return cls(coder, site, target, Side(model, (site, target)))
 
     @property
     def reads(self) -> frozenset[Site]:
         """All sites that are needed to measure a reconstruction."""
-        return self.streams | {self.site, self.target}
+        return frozenset({*self.side.streams(), self.site, self.target})
 
     def usable(self, read: Activations) -> Tensor:
         """Which positions of windows of one length are no sinks in any of the streams, (windows, positions)."""
-        each = [torch.stack([usable(window) for window in read[stream]]) for stream in self.streams]
-        return torch.stack(each).all(0).cpu()
+        return torch.stack([self.side.usable(read, row) for row in range(len(read[self.site]))])
 
     def classes(self, read: Activations) -> Tensor:
         """The number in `CLASSES` of each position of windows of one length, (windows, positions)."""

@@ -162,7 +162,7 @@ class Tally:
         """
         coder, x = self.coder, x.to(torch.promote_types(x.dtype, self.coder.encoder.dtype))
         code = coder.encode(x)
-        made, active = rebuilt(coder, x, code).cpu(), code.l0().cpu()
+        made, active = coder.reconstruct(x, code).cpu(), code.l0().cpu()
         for number, name in enumerate(CLASSES):
             own = classes == number
             if own.any():
@@ -199,12 +199,6 @@ class Tally:
             density=_histogram(share[self.counts > 0]),
             by_class={name: _by_class(one, every) for name, one in self.sums.items()},
         )
-
-
-def rebuilt(coder: SparseCoder, x: Tensor, code: Code) -> Tensor:
-    """The reconstruction of inputs whose code is known, (rows, d_out)."""
-    found = coder.decode(code)
-    return found if coder.skip is None else found + x @ coder.skip.to(x)
 
 
 def sum_of(sums: Any) -> Sums:

@@ -17,7 +17,6 @@ from bathyscope.interventions import Intervention, When, Write
 from bathyscope.model import Model
 from bathyscope.sae.code import Code
 from bathyscope.sae.coder import SparseCoder
-from bathyscope.sae.reconstruction import rebuilt
 from bathyscope.sites import Site
 
 Action = Literal["clamp", "scale", "add"]
@@ -160,7 +159,7 @@ class Splice(Intervention):
         )
         code = self.coder.encode(x)
         after = self._delta(code)
-        after = after + (y if self.error == "keep" else rebuilt(self.coder, x, code))
+        after = after + (y if self.error == "keep" else self.coder.reconstruct(x, code))
         if self.largest_norm is not None:
             after = torch.where(x.norm(dim=1, keepdim=True) > self.largest_norm, y, after)
         return after.to(activation.dtype).view_as(activation)

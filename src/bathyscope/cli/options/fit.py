@@ -8,6 +8,7 @@ import typer
 from bathyscope.cli.choices import readable
 from bathyscope.cli.fit_request import POSITIONS
 from bathyscope.cli.fits import AHEAD, METHODS, SOFT_AHEAD, method_name
+from bathyscope.cli.options.texts import column_in
 
 FIT = "What to fit"
 
@@ -34,17 +35,7 @@ TextFile = Annotated[
         rich_help_panel=FIT,
     ),
 ]
-Column = Annotated[
-    str | None,
-    typer.Option(
-        "--column",
-        metavar="NAME",
-        callback=readable,
-        show_default="text",
-        help="Where JSON lines or Parquet keep the text, such as --column content.",
-        rich_help_panel=FIT,
-    ),
-]
+Column = Annotated[str | None, column_in(FIT, show_default="text")]
 SourceLayers = Annotated[
     str | None,
     typer.Option(

@@ -9,6 +9,7 @@ from bathyscope.cli.choices import readable
 from bathyscope.cli.options.output import OUTPUT
 from bathyscope.cli.options.read import READ
 from bathyscope.cli.options.show import SHOW
+from bathyscope.cli.options.texts import column_in
 
 TOKENS = 200_000
 """Tokens that are read unless said."""
@@ -35,17 +36,7 @@ LatentText = Annotated[
         "--text hf:owner/name:config:split (a data set of the Hugging Face hub).",
     ),
 ]
-TextColumn = Annotated[
-    str | None,
-    typer.Option(
-        "--column",
-        metavar="NAME",
-        callback=readable,
-        show_default="text",
-        help="Where JSON lines or Parquet keep the text, such as --column content.",
-        rich_help_panel=READ,
-    ),
-]
+TextColumn = Annotated[str | None, column_in(READ, show_default="text")]
 Tokens = Annotated[
     int,
     typer.Option(

@@ -7,6 +7,7 @@ import typer
 
 from bathyscope.cli.choices import readable
 from bathyscope.cli.options.output import OUTPUT
+from bathyscope.cli.options.texts import column_in
 
 CODER, TEXTS, TRAINING = "Which coders", "What they learn from", "How they learn"
 
@@ -87,15 +88,7 @@ Texts = Annotated[
         rich_help_panel=TEXTS,
     ),
 ]
-Column = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        callback=readable,
-        help="Where JSON lines or Parquet keep the text, such as --column content.",
-        rich_help_panel=TEXTS,
-    ),
-]
+Column = Annotated[str, column_in(TEXTS)]
 HeldOut = Annotated[
     float,
     typer.Option(
@@ -106,10 +99,10 @@ HeldOut = Annotated[
         rich_help_panel=TEXTS,
     ),
 ]
-Window = Annotated[
+Length = Annotated[
     int,
     typer.Option(
-        metavar="N", min=2, help="Tokens that the model reads at a time, such as --window 256.", rich_help_panel=TEXTS
+        metavar="N", min=2, help="Tokens of a window, which are read together: --length 256.", rich_help_panel=TEXTS
     ),
 ]
 Keep = Annotated[
@@ -146,12 +139,13 @@ BatchSize = Annotated[
         "--batch", metavar="N", min=1, help="Tokens of a step, such as --batch 4096.", rich_help_panel=TRAINING
     ),
 ]
-Rate = Annotated[
+LearningRate = Annotated[
     float | None,
     typer.Option(
+        "--learning-rate",
         metavar="X",
         show_default="by the number of latents",
-        help="Learning rate, such as --rate 0.0005.",
+        help="Learning rate, such as --learning-rate 0.0005.",
         rich_help_panel=TRAINING,
     ),
 ]

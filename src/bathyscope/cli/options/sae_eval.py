@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from bathyscope.cli.choices import readable
+from bathyscope.cli.options.texts import column_in
 
 MEASURE = "What to measure"
 
@@ -28,16 +29,7 @@ Texts = Annotated[
         rich_help_panel=MEASURE,
     ),
 ]
-Column = Annotated[
-    str,
-    typer.Option(
-        "--column",
-        metavar="NAME",
-        callback=readable,
-        help="Where JSON lines or Parquet keep the text, such as --column content.",
-        rich_help_panel=MEASURE,
-    ),
-]
+Column = Annotated[str, column_in(MEASURE)]
 HeldOut = Annotated[
     float | None,
     typer.Option(

@@ -7,6 +7,7 @@ import typer
 
 from bathyscope.cli.choices import readable
 from bathyscope.cli.options.output import OUTPUT
+from bathyscope.cli.options.texts import column_in
 
 MEASURE, FITTED = "What to measure", "Fitted lenses"
 
@@ -22,16 +23,7 @@ Text = Annotated[
         rich_help_panel=MEASURE,
     ),
 ]
-Column = Annotated[
-    str,
-    typer.Option(
-        "--column",
-        metavar="NAME",
-        callback=readable,
-        help="Where JSON lines or Parquet keep the text, such as --column content.",
-        rich_help_panel=MEASURE,
-    ),
-]
+Column = Annotated[str, column_in(MEASURE)]
 Positions = Annotated[
     int,
     typer.Option(

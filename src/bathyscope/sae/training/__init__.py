@@ -2,7 +2,7 @@
 
 from bathyscope.sae.training.activations import Activations, GivenActivations
 from bathyscope.sae.training.cache import CachedActivations, cache_activations
-from bathyscope.sae.training.learner import Asked, Measured
+from bathyscope.sae.training.learner import CoderConfig, Measured
 from bathyscope.sae.training.penalties import L1, Gated, JumpReLU, PAnneal
 from bathyscope.sae.training.reader import Reader, WeightedTexts
 from bathyscope.sae.training.settings import Settings
@@ -13,9 +13,9 @@ from bathyscope.sae.training.trainer import TrainedCoder, train_coders
 __all__ = [
     "L1",
     "Activations",
-    "Asked",
     "BatchTopK",
     "CachedActivations",
+    "CoderConfig",
     "Gated",
     "GivenActivations",
     "JumpReLU",

@@ -169,3 +169,32 @@ def check_rows(site: Site, rows: Tensor) -> None:
             "a coder learns from finite numbers",
             "dtype=float32 for the model",
         )
+
+
+def weighted_order(weights: Tensor, seed: int, epoch: int) -> Tensor:
+    """What an epoch goes through, shuffled: each thing as often as its weight says, the rest of it by chance.
+
+    As many things for every seed.
+
+    Args:
+        weights: of each thing, (things,).
+        seed: of the training.
+        epoch: which epoch.
+
+    Example:
+        >>> import torch
+        >>> from bathyscope.sae.training.activations import weighted_order
+        >>> sorted(weighted_order(torch.tensor([2.0, 1.0, 0.5, 0.5]), seed=0, epoch=0).tolist())[:3]
+        [0, 0, 1]
+        >>> len(weighted_order(torch.tensor([2.0, 1.0, 0.5, 0.5]), seed=1, epoch=0))
+        4
+    """
+    generator = torch.Generator().manual_seed(seed * 7919 + epoch)
+    whole = weights.floor()
+    rest = weights - whole
+    chosen = [torch.arange(len(weights)).repeat_interleave(whole.long())]
+    for value in rest.unique().tolist():
+        some = (rest == value).nonzero().squeeze(1) if value else weights.new_zeros(0, dtype=torch.long)
+        chosen.append(some[torch.randperm(len(some), generator=generator)[: round(value * len(some))]])
+    order = torch.cat(chosen)
+    return order[torch.randperm(len(order), generator=generator)]

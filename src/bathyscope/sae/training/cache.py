@@ -20,9 +20,8 @@ from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import StorageError, UsageError
 from bathyscope.files import write_atomically
 from bathyscope.generation import Progress
-from bathyscope.sae.training.activations import Activations, Portion, sums
+from bathyscope.sae.training.activations import Activations, Portion, sums, weighted_order
 from bathyscope.sae.training.reader import Reader
-from bathyscope.sae.training.stream import weighted_order
 from bathyscope.sae.training.weights import Scaling
 from bathyscope.sites import Site
 

@@ -25,7 +25,7 @@ EVERY: Final = 20
 
 
 @dataclass(frozen=True)
-class Asked:
+class CoderConfig:
     """A coder that is to be trained.
 
     Args:
@@ -97,7 +97,7 @@ class Learner:
     """
 
     def __init__(
-        self, asked: Asked, scalings: tuple[Scaling, Scaling], settings: Settings, dead_after: int, *, half: bool
+        self, asked: CoderConfig, scalings: tuple[Scaling, Scaling], settings: Settings, dead_after: int, *, half: bool
     ) -> None:
         self.asked, self.settings, self.dead_after, self.half = asked, settings, dead_after, half
         self.source, self.target = scalings

@@ -17,7 +17,7 @@ class Settings:
     Args:
         epochs: how many times the activations are gone through.
         batch_size: tokens of a step.
-        rate: Adam's learning rate; None for `RATE`, less by the root of how many more than 4,096 latents there are.
+        learning_rate: of Adam; None for `RATE`, less by the root of how many more than 4,096 latents there are.
         warm_up: share of the training over which the rate grows.
         decay: share of the training, at its end, over which the rate falls to 0.
         dead_after: tokens of silence after which a latent is dead; None for 10 million, or a quarter of an epoch
@@ -32,7 +32,7 @@ class Settings:
 
     epochs: int = 1
     batch_size: int = 2048
-    rate: float | None = None
+    learning_rate: float | None = None
     warm_up: float = 0.05
     decay: float = 0.5
     dead_after: int | None = None
@@ -41,8 +41,9 @@ class Settings:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
             raise UsageError(f"epochs={self.epochs}, batch_size={self.batch_size} were given", "at least 1 of each")
-        if self.rate is not None and not self.rate > 0:
-            raise UsageError(f"rate={self.rate} was given", "a learning rate above 0", f"rate={RATE}")
+        rate = self.learning_rate
+        if rate is not None and not rate > 0:
+            raise UsageError(f"learning_rate={rate} was given", "a number above 0", f"learning_rate={RATE}")
         if not (0 <= self.warm_up < 1 and 0 <= self.decay <= 1 and self.warm_up + self.decay <= 1):
             raise UsageError(
                 f"warm_up={self.warm_up}, decay={self.decay} were given", "shares of the training, together at most 1"
@@ -52,7 +53,8 @@ class Settings:
 
     def rate_of(self, n_latents: int) -> float:
         """The learning rate of a coder with so many latents."""
-        return self.rate if self.rate is not None else RATE * min(1.0, (AT_LATENTS / n_latents) ** 0.5)
+        given = self.learning_rate
+        return RATE * min(1.0, (AT_LATENTS / n_latents) ** 0.5) if given is None else given
 
     def pace(self, share: float) -> float:
         """What of the learning rate holds when a share of the training is done."""

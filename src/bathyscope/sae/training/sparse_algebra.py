@@ -10,8 +10,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bathyscope.sae.coder import weighted_sum
-
 
 def dots(indices: Tensor, rows: Tensor, matrix: Tensor) -> Tensor:
     """Dot products of each row with the rows of a matrix that its indices name, (rows, k).
@@ -69,6 +67,3 @@ class ByLatent:
 def total(indices: Tensor, values: Tensor, n_latents: int) -> Tensor:
     """The sum of each latent's values, (n_latents,)."""
     return values.new_zeros(n_latents).index_add_(0, indices.reshape(-1), values.reshape(-1))
-
-
-__all__ = ["ByLatent", "dots", "total", "weighted_sum"]

@@ -14,12 +14,16 @@ from typing_extensions import override
 
 from bathyscope.errors import UsageError
 from bathyscope.sae.code import Code, KeepAbove, KeepTop, Selection
-from bathyscope.sae.coder import BLOCK
-from bathyscope.sae.training.sparse_algebra import ByLatent, dots, total, weighted_sum
+from bathyscope.sae.coder import BLOCK, weighted_sum
+from bathyscope.sae.training.sparse_algebra import ByLatent, dots, total
 from bathyscope.sae.training.weights import Weights
 
 FORGET: Final = 0.99
 """What a step leaves of the threshold that the steps before it found (arXiv 2412.06410 lets it follow slowly, too)."""
+
+
+WIDER: Final = 4
+"""How many times k latents one row of a batch may have: beyond it there is hardly ever one among the best of all."""
 
 
 @dataclass(frozen=True)
@@ -167,10 +171,6 @@ class BatchTopK(TopK):
     @override
     def selection(self, weights: Weights) -> Selection:
         return KeepAbove(weights["threshold"].clone())
-
-
-WIDER: Final = 4
-"""How many times k latents one row of a batch may have: beyond it there is hardly ever one among the best of all."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from bathyscope.sae.training.activations import Activations, Portion, sums
+from bathyscope.sae.training.activations import Activations, Portion, sums, weighted_order
 from bathyscope.sae.training.reader import Reader
 from bathyscope.sae.training.weights import Scaling
 from bathyscope.sites import Site
@@ -87,7 +87,7 @@ class StreamedActivations(Activations):
     @cached_property
     def _scalings(self) -> dict[Site, Scaling]:
         """From as much as one portion holds: the mean of millions is not needed to begin at."""
-        (portion,) = [next(iter(self.portions(1, seed=0)))]
+        portion = next(self.portions(1, seed=0))
         return {site: Scaling.of(*sums(table), len(table)) for site, table in portion.tables.items()}
 
     def _order(self, epoch: int, seed: int) -> Tensor:
@@ -97,32 +97,3 @@ class StreamedActivations(Activations):
     def _read(self, windows: list[Tensor]) -> dict[Site, Tensor]:
         blocks = list(self.reader.read(windows))
         return {site: torch.cat([block[site] for block in blocks]) for site in self.sites}
-
-
-def weighted_order(weights: Tensor, seed: int, epoch: int) -> Tensor:
-    """What an epoch goes through, shuffled: each thing as often as its weight says, the rest of it by chance.
-
-    As many things for every seed.
-
-    Args:
-        weights: of each thing, (things,).
-        seed: of the training.
-        epoch: which epoch.
-
-    Example:
-        >>> import torch
-        >>> from bathyscope.sae.training.stream import weighted_order
-        >>> sorted(weighted_order(torch.tensor([2.0, 1.0, 0.5, 0.5]), seed=0, epoch=0).tolist())[:3]
-        [0, 0, 1]
-        >>> len(weighted_order(torch.tensor([2.0, 1.0, 0.5, 0.5]), seed=1, epoch=0))
-        4
-    """
-    generator = torch.Generator().manual_seed(seed * 7919 + epoch)
-    whole = weights.floor()
-    rest = weights - whole
-    chosen = [torch.arange(len(weights)).repeat_interleave(whole.long())]
-    for value in rest.unique().tolist():
-        some = (rest == value).nonzero().squeeze(1) if value else weights.new_zeros(0, dtype=torch.long)
-        chosen.append(some[torch.randperm(len(some), generator=generator)[: round(value * len(some))]])
-    order = torch.cat(chosen)
-    return order[torch.randperm(len(order), generator=generator)]

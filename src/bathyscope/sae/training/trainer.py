@@ -15,7 +15,7 @@ from bathyscope.generation import Progress
 from bathyscope.processor import times_slower
 from bathyscope.sae.coder import SparseCoder
 from bathyscope.sae.training.activations import Activations
-from bathyscope.sae.training.learner import Asked, Learner, Measured
+from bathyscope.sae.training.learner import CoderConfig, Learner, Measured
 from bathyscope.sae.training.settings import Settings
 
 VERSION: Final = 1
@@ -46,7 +46,7 @@ class TrainedCoder:
 
 def train_coders(
     activations: Activations,
-    asked: Sequence[Asked],
+    asked: Sequence[CoderConfig],
     settings: Settings | None = None,
     *,
     checkpoint: str | Path | None = None,
@@ -71,10 +71,10 @@ def train_coders(
 
     Example:
         >>> import torch
-        >>> from bathyscope.sae import Asked, GivenActivations, Settings, TopK, train_coders
+        >>> from bathyscope.sae import CoderConfig, GivenActivations, Settings, TopK, train_coders
         >>> x = torch.randn(512, 8, generator=torch.Generator().manual_seed(0))
         >>> activations = GivenActivations({"resid_post.3": x})
-        >>> (trained,) = train_coders(activations, [Asked("resid_post.3", TopK(2), 16)], Settings(batch_size=64))
+        >>> (trained,) = train_coders(activations, [CoderConfig("resid_post.3", TopK(2), 16)], Settings(batch_size=64))
         >>> trained.coder.n_latents, int(trained.coder.encode(x).l0().max())
         (16, 2)
     """
@@ -124,7 +124,7 @@ def _finished(learner: Learner, activations: Activations, told: dict[str, Any]) 
     return TrainedCoder(learner.coder(activations.model, {**told, **declared}), tuple(learner.history))
 
 
-def _check(activations: Activations, asked: Sequence[Asked]) -> None:
+def _check(activations: Activations, asked: Sequence[CoderConfig]) -> None:
     if not asked:
         raise UsageError("no coder was asked for", "at least one is needed")
     for one in asked:
