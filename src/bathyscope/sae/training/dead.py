@@ -2,6 +2,7 @@
 
 A latent is dead when it has been silent for so many tokens. Dead ones reconstruct what the living
 leave, without any bias, so that they learn what is missing; their encoder learns as their decoder does.
+One that is negative in every row reconstructs nothing and has no such gradient: its bias is raised until it has.
 """
 
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ def revive(weights: Weights, x: Tensor, residual: Tensor, dead: Tensor, most: in
     """
     encoder, decoder = weights["encoder"][dead], weights["decoder"][dead]
     pre = torch.addmm(weights[bias][dead], x, encoder.T)
+    negative = (pre <= 0).all(0)
     if len(dead) > most:
         kept = pre.topk(most, dim=-1).values[:, -1:]
         pre = torch.where(pre >= kept, pre, 0)
@@ -64,7 +66,11 @@ def revive(weights: Weights, x: Tensor, residual: Tensor, dead: Tensor, most: in
     missed = residual - latents @ decoder
     slope = missed * (-2 * WEIGHT / len(x))
     back = (slope @ decoder.T) * (latents > 0)
-    for name, gradient in (("decoder", latents.T @ slope), ("encoder", back.T @ x), (bias, back.sum(0))):
+    for name, gradient in (
+        ("decoder", latents.T @ slope),
+        ("encoder", back.T @ x),
+        (bias, back.sum(0) - WEIGHT * negative),
+    ):
         grad = weights.trained[name].grad
         assert grad is not None
         grad[dead] += gradient
