@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -27,7 +29,8 @@ from bathyscope.sae import (
     cache_activations,
     train_coders,
 )
-from bathyscope.sae.training import reader, stream
+from bathyscope.sae.training import reader, stream, trainer
+from bathyscope.sae.training.learner import Learner
 from bathyscope.sites import Site
 from bathyscope.texts import given_texts, windows
 
@@ -205,7 +208,7 @@ from test_sae_activations import DOCUMENTS, LATE, reader_of
 reader.PORTION, trainer.KEPT_EVERY = 32, 0.02
 kept = cache_activations(reader_of(tiny_model()), sys.argv[1] + "/kept", progress=lambda *_: print("read", flush=True))
 tell = lambda done, _: print("step", done, flush=True)
-asked, settings = [CoderConfig(LATE, TopK(2), 64)], Settings(60, 16)
+asked, settings = [CoderConfig(LATE, TopK(2), 64)], Settings(60, 16, half=False)
 trained, = train_coders(kept, asked, settings, checkpoint=sys.argv[1] + "/checkpoint", progress=tell)
 print(trained.coder.fingerprint)
 """
@@ -241,19 +244,93 @@ def test_training_from_a_stream_is_resumed_to_the_bit(
     llama: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "WINDOWS", 7)
-    asked, settings = [CoderConfig(LATE, TopK(2), 32)], Settings(2, 16)
+    asked, settings = [CoderConfig(LATE, TopK(2), 32)], Settings(2, 16, half=False)
     (whole,) = train_coders(StreamedActivations(reader_of(llama)), asked, settings)
-    stop, kept = Stop(), tmp_path / "kept"
-    steps = []
+    for last in (0, 2, 9, 13):  # the third is in a portion that began with rows of the one before
+        stop, kept = Stop(soon=not last), tmp_path / str(last)
 
-    def tick(done: int, _total: int) -> None:
-        steps.append(done)
-        stop.soon = len(steps) == 9
+        def tick(done: int, _total: int, stop: Stop = stop, last: int = last) -> None:
+            stop.soon = done == last
 
-    with pytest.raises(CancelledError):
-        train_coders(StreamedActivations(reader_of(llama)), asked, settings, checkpoint=kept, progress=tick, stop=stop)
-    (again,) = train_coders(StreamedActivations(reader_of(llama)), asked, settings, checkpoint=kept)
-    assert again.coder.fingerprint == whole.coder.fingerprint
+        activations = StreamedActivations(reader_of(llama))
+        with pytest.raises(CancelledError):
+            train_coders(activations, asked, settings, checkpoint=kept, progress=tick, stop=stop)
+        (again,) = train_coders(StreamedActivations(reader_of(llama)), asked, settings, checkpoint=kept)
+        assert again.coder.fingerprint == whole.coder.fingerprint
+
+
+class Course(Learner):
+    """A learner that notes what of the training each step ended."""
+
+    shares: ClassVar[list[float]] = []
+
+    def learn(self, x: torch.Tensor, y: torch.Tensor, share: float) -> None:
+        self.shares.append(share)
+        super().learn(x, y, share)
+
+
+@pytest.mark.parametrize("together", [512, 50, 7])
+def test_a_stream_goes_the_course_of_a_cache(
+    llama: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, together: int
+) -> None:
+    """As many steps, whose shares rise evenly to exactly 1, however the windows are cut into portions."""
+    monkeypatch.setattr(stream, "WINDOWS", together)
+    monkeypatch.setattr(trainer, "Learner", Course)
+    reader = reader_of(llama)
+    asked, settings = [CoderConfig(LATE, TopK(2), 32)], Settings(3, 10, half=False)
+    courses = []
+    for activations in (cache_activations(reader, tmp_path / "kept"), StreamedActivations(reader)):
+        Course.shares, told = [], []
+        train_coders(activations, asked, settings, progress=lambda *one, told=told: told.append(one))
+        assert Course.shares[-1] == 1 and told[-1] == (len(told), len(told))
+        even = torch.arange(1, len(told) + 1) / len(told)
+        # A portion has a batch more or less than its share of all, and few of them here.
+        assert (torch.tensor(Course.shares) - even).abs().max() < 2 / len(told)
+        assert bool((torch.tensor(Course.shares).diff() > 0).all())
+        courses.append(Course.shares)
+    assert len(courses[0]) == len(courses[1]) > 100
+
+
+def test_a_window_more_than_a_portion_makes_two_of_a_size(
+    llama: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_windows = len([one for one in windows(llama, given_texts(DOCUMENTS), length=8)])
+    monkeypatch.setattr(stream, "WINDOWS", n_windows - 1)
+    sizes = [len(one.rows) for one in StreamedActivations(reader_of(llama)).portions(1, 0)]
+    assert len(sizes) == 2 and min(sizes) > 0.8 * max(sizes)
+
+
+def test_what_a_portion_leaves_over_the_next_begins_with(llama: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row comes twice in an epoch, and fewer than a batch are left out of it."""
+    monkeypatch.setattr(stream, "WINDOWS", 7)
+    carried, seen, everything = {}, [], []
+    for plain in StreamedActivations(reader_of(llama)).portions(1, 0):
+        portion = replace(plain, carried=carried)
+        seen += [rows[LATE] for rows in portion.batches(30, 0)]
+        carried = portion.left(30, 0)
+        everything.append(plain.tables[LATE])
+    assert not carried and {len(one) for one in seen} == {30}
+    rows, known = torch.cat(seen), torch.cat(everything)
+    assert len(rows) == len(known) // 30 * 30
+    times = (rows[:, None] == known[None]).all(2)
+    assert bool((times.sum(0) <= (known[:, None] == known[None]).all(2).sum(0)).all()), "a row came too often"
+
+
+def test_a_short_stream_is_learned_from(llama: Model) -> None:
+    """Its tokens are fewer than a batch, and some of them are sinks: one step an epoch, of all there is."""
+    activations = StreamedActivations(reader_of(llama))
+    (portion,) = activations.portions(1, 0)
+    assert len(portion.rows) < activations.n_tokens
+    (trained,) = train_coders(activations, [CoderConfig(LATE, TopK(2), 32)], Settings(4, activations.n_tokens))
+    assert trained.history and trained.coder.training["n_tokens"] == 4 * len(portion.rows)
+
+
+def test_a_stream_of_nothing_is_refused(llama: Model) -> None:
+    texts = (WeightedTexts(given_texts(DOCUMENTS[:1]), 0.001),)
+    with pytest.raises(UsageError, match="no window"):
+        train_coders(
+            StreamedActivations(Reader(llama, (LATE,), texts, length=8)), [CoderConfig(LATE, TopK(2), 32)], Settings(1)
+        )
 
 
 def test_a_coder_says_what_it_was_trained_on(llama: Model, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,9 +25,12 @@ from bathyscope.sae import (
     TopK,
     train_coders,
 )
+from bathyscope.sae.code import KeepTop, largest
+from bathyscope.sae.training import trainer
 from bathyscope.sae.training.dead import WEIGHT, Silence, revive
 from bathyscope.sae.training.learner import Learner
-from bathyscope.sae.training.sparse_algebra import ByLatent, dots
+from bathyscope.sae.training.penalties import _Jump
+from bathyscope.sae.training.sparse_algebra import ByLatent, Sparse
 from bathyscope.sae.training.sparsity import Moment
 from bathyscope.sae.training.weights import Scaling, Weights, autoencoder_start, transcoder_start, unit_rows
 
@@ -96,10 +100,30 @@ def test_20_gradients_found_entry_by_entry_are_autograds(sparsity: TopK, skip: b
 def test_products_with_few_entries_are_dense_ones() -> None:
     rows, matrix = draw(7, 5), draw(9, 5, seed=1)
     indices = torch.rand(7, 9, generator=torch.Generator().manual_seed(0)).topk(3).indices  # in no order
-    assert torch.allclose(dots(indices, rows, matrix), (rows @ matrix.T).gather(1, indices))
     values = draw(7, 3, seed=2)
-    dense = torch.zeros(7, 9, dtype=torch.float64).scatter(1, indices, values)
-    assert torch.allclose(ByLatent.of(indices, 9).sum(values, rows), dense.T @ rows)
+    code = Sparse.full(indices, values)
+    kept = torch.rand(21, generator=torch.Generator().manual_seed(1)) > 0.4  # rows of several lengths, one of none
+    kept[3:6] = False
+    for one, there in ((code, torch.ones(7, 3, dtype=torch.bool)), (code.where(kept), kept.view(7, 3))):
+        dense = torch.zeros(7, 9, dtype=torch.float64).scatter(1, indices, values * there)
+        assert torch.equal(one.dots(rows, matrix), code.dots(rows, matrix)[there.flatten()])
+        assert torch.allclose(one.dots(rows, matrix), (rows @ matrix.T).gather(1, indices)[there])
+        assert torch.allclose(one.sum(matrix), dense @ matrix)
+        assert torch.allclose(ByLatent.of(one, 9).sum(one.values, rows), dense.T @ rows)
+        assert torch.allclose(one.total(one.values, 9), dense.sum(0))
+        assert torch.equal(one.active(9), (dense > 0).sum(0))
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+@pytest.mark.parametrize(("n", "k"), [(4608, 32), (4608, 128), (256, 1), (256, 16), (100, 5), (24, 30)])
+def test_the_largest_of_groups_are_the_largest(n: int, k: int, ties: bool) -> None:
+    rows = draw(300, n, seed=9).float()
+    if ties:
+        rows = (rows * 2).round()
+    indices, values = largest(rows, k)
+    assert torch.equal(values.sort().values, rows.topk(min(k, n)).values.sort().values)
+    assert torch.equal(rows.gather(1, indices), values)
+    assert bool((indices.sort().values.diff() > 0).all()), "a place was taken twice"
 
 
 @by_name(PENALISED)
@@ -111,7 +135,8 @@ def test_penalised_gradients_predict_small_changes_of_the_loss(sparsity: Sparsit
     for one in weights.trained.values():
         one.grad = None
     sparsity.learn(weights, x, x, moment)
-    for name in ("decoder", "decoder_bias"):
+    smooth = isinstance(sparsity, (L1, PAnneal))  # of those, the kinks at 0 alone are not, and no entry is at one
+    for name in ("decoder", "decoder_bias", *(("encoder", "encoder_bias") if smooth else ())):
         step = draw(*weights[name].shape, seed=5)
         grad = weights.trained[name].grad
         assert grad is not None
@@ -201,22 +226,15 @@ def test_22_decoder_rows_have_length_1_after_every_step(sparsity: Sparsity) -> N
 
 
 @by_name(ALL)
-def test_23_a_finished_coder_does_what_training_saw(sparsity: Sparsity) -> None:
+@pytest.mark.parametrize("half", [False, True])
+def test_23_a_finished_coder_does_what_training_saw(sparsity: Sparsity, half: bool) -> None:
     """Means and lengths are folded in: the coder of activations as they are is that of scaled ones."""
     x, _ = small_data()
-    (trained,) = train_coders(
-        GivenActivations({SITE: x}),
-        [CoderConfig(SITE, sparsity, 24)],
-        Settings(3, 64, learning_rate=0.01, dead_after=10**9),
-    )
+    settings = Settings(3, 64, learning_rate=0.01, dead_after=10**9, half=half)
+    (trained,) = train_coders(GivenActivations({SITE: x}), [CoderConfig(SITE, sparsity, 24)], settings)
+    assert trained.coder.training.get("half") == (half if sparsity in SELECTING else None)
     scaling = GivenActivations({SITE: x}).scaling(trained.coder.site)
-    learner = Learner(
-        CoderConfig(SITE, sparsity, 24),
-        (scaling, scaling),
-        Settings(3, 64, learning_rate=0.01, dead_after=10**9),
-        10**9,
-        half=False,
-    )
+    learner = Learner(CoderConfig(SITE, sparsity, 24), (scaling, scaling), settings, 10**9, half=half)
     for portion in GivenActivations({SITE: x}).portions(3, 0):
         for number, rows in enumerate(portion.batches(64, 0)):
             one = rows[trained.coder.site]
@@ -244,6 +262,60 @@ def test_23_a_transcoder_with_a_skip_folds_both_scalings() -> None:
     assert missed[0] < missed[1] < 1, "a linear path helps"
 
 
+def test_gradients_of_a_threshold_are_those_of_the_kernel() -> None:
+    """By hand: within half a bandwidth of it, the loss's slope there times -threshold / bandwidth."""
+    pre = torch.tensor([[0.95, -0.04], [1.2, 0.03], [1.05, 9.0]], dtype=torch.float64, requires_grad=True)
+    threshold = torch.tensor([1.0, 0.02], dtype=torch.float64, requires_grad=True)
+    slope = torch.tensor([[2.0, 5.0], [3.0, 7.0], [11.0, 13.0]], dtype=torch.float64)
+    latents = _Jump.apply(pre, threshold, 0.2)
+    assert latents.tolist() == [[0.0, 0.0], [1.2, 0.03], [1.05, 9.0]]
+    latents.backward(slope)
+    assert pre.grad.tolist() == [[0.0, 0.0], [3.0, 7.0], [11.0, 13.0]]
+    # Near 1.0 are .95 and 1.05; near .02 are -.04 and .03.
+    assert threshold.grad.tolist() == pytest.approx([-(1.0 / 0.2) * (2 + 11), -(0.02 / 0.2) * (5 + 7)])
+
+
+def test_what_is_far_below_a_threshold_does_not_move_it() -> None:
+    """Not even a threshold that is nearer to 0 than the kernel reaches: what a ReLU makes 0 is not near it."""
+    sparsity = JumpReLU(1, bandwidth=0.2, start=0.02)
+    x = torch.tensor([[-3.0, 1.0], [-2.0, 1.0]], dtype=torch.float64)
+    start = {"encoder": torch.eye(2), "encoder_bias": torch.zeros(2), "decoder": torch.eye(2)}
+    start |= {"decoder_bias": torch.zeros(2), "log_threshold": torch.full((2,), 0.02).log()}
+    weights = Weights({name: one.double() for name, one in start.items()}, {})
+    sparsity.learn(weights, x, x, Moment(0, 1.0))
+    assert not weights.trained["log_threshold"].grad.any()
+
+
+@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("epochs", [80, 180])
+def test_jumprelu_comes_near_the_number_of_latents_that_was_asked_for(k: int, epochs: int) -> None:
+    x, _ = small_data()
+    (trained,) = train_coders(GivenActivations({SITE: x}), [CoderConfig(SITE, JumpReLU(k), 24)], Settings(epochs, 64))
+    assert float(trained.coder.encode(x).l0().float().mean()) == pytest.approx(k, rel=0.2)
+
+
+@by_name([BatchTopK(4), Matryoshka(4)])
+def test_the_threshold_of_a_short_training_is_that_of_its_end(sparsity: Sparsity) -> None:
+    """Forty-five steps: what an untrained coder kept is forgotten, and about k latents are active."""
+    generator = torch.Generator().manual_seed(0)
+    directions = unit_rows(torch.randn(64, 32, generator=generator))
+    codes = torch.rand(2000, 64, generator=generator) * (torch.rand(2000, 64, generator=generator) < 0.08)
+    settings = Settings(9, 400, learning_rate=0.01, half=False)
+    x = codes @ directions
+    (trained,) = train_coders(GivenActivations({SITE: x}), [CoderConfig(SITE, sparsity, 96)], settings)
+    assert float(trained.coder.encode(x).l0().float().mean()) == pytest.approx(4, abs=0.5)
+
+
+def test_the_threshold_waits_for_a_batch_that_has_k_latents() -> None:
+    weights, x = weights_of(BatchTopK(3)), draw(50, 6, seed=3)
+    weights.trained["encoder_bias"].data -= 100
+    BatchTopK(3).learn(weights, x, x, Moment(0, 0.5))
+    assert float(weights.kept["threshold"]) == float(weights.kept["updates"]) == 0
+    weights.trained["encoder_bias"].data += 100
+    code = BatchTopK(3).select(weights, x, Moment(1, 0.5))
+    assert float(weights.kept["threshold"]) == float(code.values.min()) and float(weights.kept["updates"]) == 1
+
+
 @by_name([TopK(2), BatchTopK(2), Matryoshka(2), L1(0.05), Gated(1.0)])
 def test_27_directions_that_made_the_data_are_recovered(sparsity: Sparsity) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -265,22 +337,30 @@ def test_27_directions_that_made_the_data_are_recovered(sparsity: Sparsity) -> N
 
 def test_19_topk_keeps_at_most_k_and_batch_topk_k_on_average() -> None:
     x = draw(50, 6, seed=3)
-    _, values = TopK(3).select(weights_of(TopK(3)), x, Moment(0, 0.5))
+    code = TopK(3).select(weights_of(TopK(3)), x, Moment(0, 0.5))
+    values = code.values.view(50, 3)
     pre = x @ weights_of(TopK(3))["encoder"].T + weights_of(TopK(3))["encoder_bias"]
     assert torch.equal((values > 0).sum(1), (pre > 0).sum(1).clamp_max(3))
-    _, values = BatchTopK(3).select(weights_of(BatchTopK(3)), x, Moment(0, 0.5))
-    assert int((values > 0).sum()) == 3 * 50
-    assert len({int(one) for one in (values > 0).sum(1)}) > 1, "rows differ in a batch"
+    code = BatchTopK(3).select(weights_of(BatchTopK(3)), x, Moment(0, 0.5))
+    assert len(code.values) == 3 * 50 and bool((code.values > 0).all()), "no entry is dragged along"
+    assert len({int(one) for one in code.first.diff()}) > 1, "rows differ in a batch"
 
 
-def test_what_bfloat16_selects_has_float32_values() -> None:
-    weights, x = weights_of(TopK(3)), draw(600, 6, seed=3).float()
-    weights = Weights({name: one.detach().float() for name, one in weights.trained.items()}, {})
-    indices, values = TopK(3).select(weights, x, Moment(0, 0.5, half=True))
-    pre = (x @ weights["encoder"].T + weights["encoder_bias"]).relu()
-    assert torch.allclose(values, pre.gather(1, indices), atol=1e-6)
-    same = (indices.sort().values == TopK(3).select(weights, x, Moment(0, 0.5))[0].sort().values).all(1)
-    assert float(same.float().mean()) > 0.95
+def test_what_bfloat16_names_float32_chooses_from_and_measures() -> None:
+    """Of 4,608 latents the 32 that are trained are those that inference keeps; bfloat16's own are not."""
+    generator = torch.Generator().manual_seed(0)
+    encoder = unit_rows(torch.randn(4608, 96, generator=generator))
+    x = torch.randn(600, 96, generator=generator)
+    weights = Weights({"encoder": encoder, "encoder_bias": 0.01 * torch.randn(4608, generator=generator)}, {})
+    pre = x @ encoder.T + weights["encoder_bias"].detach()
+    wanted = KeepTop(32).select(pre)[0].sort().values
+    code = TopK(32).select(weights, x, Moment(0, 0.5, half=True))
+    indices = code.indices.view(600, 32)
+    assert float((indices.sort().values == wanted).all(1).float().mean()) > 0.99
+    assert torch.allclose(code.values.view(600, 32), pre.gather(1, indices).relu(), atol=1e-5)
+    rough = (x.bfloat16() @ encoder.bfloat16().T).float() + weights["encoder_bias"].detach()
+    alone = rough.topk(32).indices.sort().values
+    assert float((alone == wanted).all(1).float().mean()) < 0.9, "bfloat16 alone would do: this shows nothing"
 
 
 def test_the_penalty_does_not_jump_when_its_power_falls() -> None:
@@ -312,11 +392,11 @@ def test_28_half_a_training_and_its_resumption_are_the_whole_to_the_bit(sparsity
     activations, asked, settings = (
         GivenActivations({SITE: x}),
         [CoderConfig(SITE, sparsity, 24)],
-        Settings(4, 64, learning_rate=0.01),
+        Settings(4, 64, learning_rate=0.01, half=False),
     )
     (whole,) = train_coders(activations, asked, settings)
-    for interrupted_at in (1, 6, 15):
-        stop, kept = Stop(), tmp_path / f"{interrupted_at}.safetensors"
+    for interrupted_at in (0, 1, 6, 15):
+        stop, kept = Stop(soon=interrupted_at == 0), tmp_path / f"{interrupted_at}.safetensors"
 
         def tick(done: int, _total: int, stop: Stop = stop, last: int = interrupted_at) -> None:
             stop.soon = done == last
@@ -335,7 +415,9 @@ def test_28_half_a_training_and_its_resumption_are_the_whole_to_the_bit(sparsity
 def test_29_the_same_seed_gives_the_same_coder_and_another_one_does_not() -> None:
     x, _ = small_data()
     found = [
-        train_coders(GivenActivations({SITE: x}), [CoderConfig(SITE, TopK(2), 24)], Settings(1, 64, seed=seed))[0].coder
+        train_coders(
+            GivenActivations({SITE: x}), [CoderConfig(SITE, TopK(2), 24)], Settings(1, 64, seed=seed, half=False)
+        )[0].coder
         for seed in (0, 0, 1)
     ]
     assert found[0].fingerprint == found[1].fingerprint != found[2].fingerprint
@@ -345,9 +427,10 @@ def test_several_coders_of_one_pass_are_each_alone() -> None:
     x, _ = small_data()
     activations = GivenActivations({SITE: x, "resid_post.4": x * 2 + 1})
     asked = [CoderConfig(SITE, TopK(2), 24), CoderConfig("resid_post.4", BatchTopK(3), 16)]
-    together = train_coders(activations, asked, Settings(2, 64))
+    settings = Settings(2, 64, half=False)
+    together = train_coders(activations, asked, settings)
     for one, found in zip(asked, together, strict=True):
-        alone = train_coders(activations, [one], Settings(2, 64))[0]
+        alone = train_coders(activations, [one], settings)[0]
         assert alone.coder.fingerprint == found.coder.fingerprint
 
 
@@ -392,6 +475,50 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path) -> None:
         train_coders(
             GivenActivations({SITE: x * 2}), [CoderConfig(SITE, TopK(2), 24)], Settings(1, 64), checkpoint=kept
         )
+
+
+def test_what_is_measured_of_a_processor_is_measured_once_for_a_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopwatch that says otherwise does not refuse a checkpoint; another `half` does, and a coder says its own."""
+    x, _ = small_data()
+    activations, asked = GivenActivations({SITE: x}), [CoderConfig(SITE, TopK(2), 24)]
+    for quick in (True, False):
+        kept, timed = tmp_path / str(quick), []
+
+        def slower(*given: object, quick: bool = quick, timed: list[object] = timed) -> float:
+            timed.append(given)
+            return 0.2 if quick else 1.4
+
+        monkeypatch.setattr(trainer, "times_slower", slower)
+        stop = Stop(soon=True)
+        with pytest.raises(CancelledError):
+            train_coders(activations, asked, Settings(2, 64), checkpoint=kept, stop=stop)
+        assert timed == [(torch.bfloat16, trainer.SHAPE)]
+        monkeypatch.setattr(trainer, "times_slower", lambda *_, quick=quick: 1.4 if quick else 0.2)
+        (found,) = train_coders(activations, asked, Settings(2, 64), checkpoint=kept)
+        (pinned,) = train_coders(activations, asked, Settings(2, 64, half=quick))
+        assert found.coder.fingerprint == pinned.coder.fingerprint
+        assert found.coder.training["half"] is pinned.coder.training["half"] is quick
+        train_coders(activations, asked, Settings(2, 64, half=quick), checkpoint=kept)
+        with pytest.raises(UsageError, match="other half"):
+            train_coders(activations, asked, Settings(2, 64, half=not quick), checkpoint=kept)
+
+
+def test_a_sparsity_that_selects_no_number_of_latents_times_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, _ = small_data()
+    monkeypatch.setattr(trainer, "times_slower", lambda *_: pytest.fail("a stopwatch was looked at"))
+    found = [
+        train_coders(GivenActivations({SITE: x}), [CoderConfig(SITE, L1(0.02), 24)], Settings(1, 64, half=half))[0]
+        for half in (None, True, False)
+    ]
+    assert len({one.coder.fingerprint for one in found}) == 1 and "half" not in found[0].coder.training
+
+
+def test_rows_fewer_than_a_batch_are_one_batch() -> None:
+    x, _ = small_data(40)
+    (trained,) = train_coders(GivenActivations({SITE: x}), [CoderConfig(SITE, TopK(2), 24)], Settings(3, 64))
+    assert trained.coder.training["n_tokens"] == 120
 
 
 def test_a_scaling_is_that_of_a_naive_mean() -> None:

@@ -10,8 +10,14 @@ from bathyscope.model import HALF, Model
 SLOWER = 1.5
 """From how many times slower on it is worth telling; with instructions for them such products are quicker."""
 
-ROWS, WIDTH, REPEATS = 16, 512, 12
-"""The product that is timed, (rows, width) by (width, width), and how often: 25 ms in all where it is slow."""
+Shape = tuple[int, int, int]
+
+SHAPE: Shape = (16, 512, 512)
+"""The product that is timed unless said, (rows, width in) by (width in, width out): 25 ms in all where it is slow."""
+
+REPEATS = 12
+MULTIPLICATIONS = 12 * 16 * 512 * 512
+"""How often it is timed at most, and how many multiplications of each dtype that may take, but three times at least."""
 
 
 def slow_half(model: Model) -> str | None:
@@ -41,15 +47,23 @@ def slow_half(model: Model) -> str | None:
 
 
 @cache
-def times_slower(dtype: torch.dtype) -> float:
-    """How many times slower than in float32 a product is on one core of this CPU; below 1 where it is quicker."""
+def times_slower(dtype: torch.dtype, shape: Shape = SHAPE) -> float:
+    """How many times slower than in float32 a product is on one core of this CPU; below 1 where it is quicker.
+
+    Args:
+        dtype: of both factors.
+        shape: rows, width in and width out of the product. Instructions for matrices need large ones to pay.
+    """
+    n_rows, width_in, width_out = shape
     taken: dict[torch.dtype, list[float]] = {dtype: [], torch.float32: []}
-    factors = {one: (torch.ones(ROWS, WIDTH, dtype=one), torch.ones(WIDTH, WIDTH, dtype=one)) for one in taken}
+    factors = {
+        one: (torch.ones(n_rows, width_in, dtype=one), torch.ones(width_out, width_in, dtype=one)) for one in taken
+    }
     n_threads = torch.get_num_threads()
     # Alone, since threads wait for one another wherever a processor is busy; in turns, and the least of each counts.
     torch.set_num_threads(1)
     try:
-        for _ in range(REPEATS):
+        for _ in range(max(3, min(REPEATS, MULTIPLICATIONS // (n_rows * width_in * width_out)))):
             for one, (rows, weight) in factors.items():
                 began = time.perf_counter()
                 torch.nn.functional.linear(rows, weight)

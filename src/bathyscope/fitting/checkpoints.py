@@ -57,14 +57,7 @@ class Checkpoint:
         """
         if self.path is None or not self.path.exists():
             return 0, {}
-        try:
-            with safe_open(self.path, "pt") as file:
-                header = json.loads((file.metadata() or {})[HEADER])
-                sums = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-            done, settings = int(header["done"]), dict(header["settings"])
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            given = f"{self.path} could not be read as a checkpoint ({type(error).__name__}: {error})"
-            raise StorageError(given, "a file that an interrupted fit left", "another checkpoint") from error
+        done, settings, sums = _read(self.path, tensors=True)
         wanted = json.loads(json.dumps(self.settings))
         others = sorted(name for name in {*wanted, *settings} if wanted.get(name) != settings.get(name))
         if others:
@@ -74,3 +67,25 @@ class Checkpoint:
                 "another checkpoint, or the same settings",
             )
         return done, sums
+
+
+def settings_kept(path: Path | None) -> dict[str, Any]:
+    """The settings of the fit that a file was left by; nothing where there is no file yet.
+
+    For what is measured when a fit begins, and must stay what it was when the fit goes on.
+
+    Raises:
+        StorageError: the file is damaged, or something else.
+    """
+    return {} if path is None or not path.exists() else _read(path, tensors=False)[1]
+
+
+def _read(path: Path, *, tensors: bool) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})[HEADER])
+            names = list(file.keys()) if tensors else []
+            return int(header["done"]), dict(header["settings"]), {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        given = f"{path} could not be read as a checkpoint ({type(error).__name__}: {error})"
+        raise StorageError(given, "a file that an interrupted fit left", "another checkpoint") from error

@@ -18,6 +18,27 @@ from bathyscope.sae.training.weights import Scaling
 from bathyscope.sites import Site
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """Which part of a training a portion is, in a unit that is known before anything is read.
+
+    Args:
+        before: what was done of the training when it begins.
+        size: how much it is itself.
+        all: how much the training is.
+        ends_epoch: whether an epoch ends with it.
+    """
+
+    before: int
+    size: int
+    all: int
+    ends_epoch: bool = True
+
+    def share(self, done: float) -> float:
+        """What of the training is done, 0 to 1, when a share of the portion is: exactly 1 at the end."""
+        return (self.before + self.size * done) / self.all
+
+
 @dataclass(frozen=True, eq=False)
 class Portion:
     """Rows that are shuffled together.
@@ -26,29 +47,57 @@ class Portion:
         number: which of all portions of the training it is, from 0.
         rows: for each row the place in `tables` that it is kept at, (rows,).
         tables: for each site activations, (places, width).
+        stretch: which part of the training it is.
+        carried: for each site the rows that the portion before it left over, (fewer than a batch, width).
     """
 
     number: int
     rows: Tensor
     tables: Mapping[Site, Tensor]
+    stretch: Stretch
+    carried: Mapping[Site, Tensor] = field(default_factory=dict)
 
     def batches(self, size: int, seed: int, first: int = 0) -> Iterator[dict[Site, Tensor]]:
-        """Batches of one size in a random order; what does not fill the last one is left out.
+        """Batches of one size: what was carried, then the rows in a random order.
+
+        Where an epoch ends, what does not fill the last batch is left out; but if there is no batch at all, all rows
+        make one that is smaller.
 
         Args:
             size: rows of a batch.
             seed: of the training.
             first: batches that are passed over.
         """
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + self.number)
-        order = self.rows[torch.randperm(len(self.rows), generator=generator)]
+        order, n_carried = self._order(seed), self.n_carried
         for number in range(first, self.n_batches(size)):
-            chosen = order[number * size : (number + 1) * size]
-            yield {site: table[chosen].float() for site, table in self.tables.items()}
+            begin, end = number * size - n_carried, (number + 1) * size - n_carried
+            chosen = order[max(0, begin) : end]
+            found = {site: table[chosen].float() for site, table in self.tables.items()}
+            if begin < 0:
+                found = {site: torch.cat([self.carried[site], rows]) for site, rows in found.items()}
+            yield found
+
+    def left(self, size: int, seed: int) -> dict[Site, Tensor]:
+        """The rows that the next portion begins with: those of no batch, unless an epoch ends here."""
+        if self.stretch.ends_epoch:
+            return {}
+        used = self.n_batches(size) * size - self.n_carried
+        found = {site: table[self._order(seed)[max(0, used) :]].float() for site, table in self.tables.items()}
+        return found if used >= 0 else {site: torch.cat([self.carried[site], rows]) for site, rows in found.items()}
 
     def n_batches(self, size: int) -> int:
         """How many batches of that size it makes."""
-        return len(self.rows) // size
+        there = self.n_carried + len(self.rows)
+        return max(there // size, int(self.stretch.ends_epoch and there > 0))
+
+    @property
+    def n_carried(self) -> int:
+        """How many rows the portion before it left over."""
+        return max(map(len, self.carried.values()), default=0)
+
+    def _order(self, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + self.number)
+        return self.rows[torch.randperm(len(self.rows), generator=generator)]
 
 
 class Activations(ABC):
@@ -131,7 +180,7 @@ class GivenActivations(Activations):
     @override
     def portions(self, epochs: int, seed: int, first: int = 0) -> Iterator[Portion]:
         for epoch in range(first, epochs):
-            yield Portion(epoch, torch.arange(self.n_tokens), self.tables)
+            yield Portion(epoch, torch.arange(self.n_tokens), self.tables, Stretch(epoch, 1, epochs))
 
     @override
     def scaling(self, site: Site) -> Scaling:

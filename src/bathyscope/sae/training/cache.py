@@ -20,7 +20,7 @@ from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import StorageError, UsageError
 from bathyscope.files import write_atomically
 from bathyscope.generation import Progress
-from bathyscope.sae.training.activations import Activations, Portion, sums, weighted_order
+from bathyscope.sae.training.activations import Activations, Portion, Stretch, sums, weighted_order
 from bathyscope.sae.training.reader import Reader
 from bathyscope.sae.training.weights import Scaling
 from bathyscope.sites import Site
@@ -68,7 +68,7 @@ class CachedActivations(Activations):
     @override
     def portions(self, epochs: int, seed: int, first: int = 0) -> Iterator[Portion]:
         for epoch in range(first, epochs):
-            yield Portion(epoch, self._order(epoch, seed), self._tables)
+            yield Portion(epoch, self._order(epoch, seed), self._tables, Stretch(epoch, 1, epochs))
 
     @override
     def scaling(self, site: Site) -> Scaling:

@@ -93,13 +93,14 @@ class Learner:
         scalings: of what it encodes, and of what it reconstructs.
         settings: the numbers of the training.
         dead_after: tokens of silence after which a latent is dead.
-        half: whether the encoder's product may be computed in bfloat16.
+        half: whether bfloat16 decides which latents are candidates, where the sparsity selects so many.
     """
 
     def __init__(
         self, asked: CoderConfig, scalings: tuple[Scaling, Scaling], settings: Settings, dead_after: int, *, half: bool
     ) -> None:
-        self.asked, self.settings, self.dead_after, self.half = asked, settings, dead_after, half
+        self.asked, self.settings, self.dead_after = asked, settings, dead_after
+        self.half = half and asked.sparsity.coarse
         self.source, self.target = scalings
         d_in, d_out = (len(scaling.mean) for scaling in scalings)
         generator = torch.Generator().manual_seed(settings.seed)
@@ -109,7 +110,10 @@ class Learner:
             start = transcoder_start(asked.n_latents, d_in, d_out, generator, skip=asked.skip)
         self.weights = Weights({**start, **asked.sparsity.trained(asked.n_latents)}, asked.sparsity.kept())
         self.rate = settings.rate_of(asked.n_latents)
-        self.adam = torch.optim.Adam(self.weights.trained.values(), lr=self.rate, betas=BETAS, eps=EPSILON, fused=True)
+        own, names = asked.sparsity.rates, self.weights.trained.items()
+        self.rates = tuple(dict.fromkeys(own.get(name, self.rate) for name, _ in names))
+        groups = [{"params": [one for name, one in names if own.get(name, self.rate) == rate]} for rate in self.rates]
+        self.adam = torch.optim.Adam(groups, lr=self.rate, betas=BETAS, eps=EPSILON, fused=True)
         self.silence = Silence.none(asked.n_latents)
         self.step, self.tokens = 0, 0
         self.history: list[Measured] = []
@@ -147,7 +151,8 @@ class Learner:
         assert grad is not None
         # Rows keep their length: what would only change it is taken out first, or Adam would remember it.
         grad -= (grad * decoder).sum(-1, keepdim=True) * decoder
-        self.adam.param_groups[0]["lr"] = self.rate * self.settings.pace(share)
+        for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.settings.pace(share)
         self.adam.step()
         decoder.div_(decoder.norm(dim=-1, keepdim=True))
 
@@ -182,7 +187,7 @@ class Learner:
             site=self.asked.site,
             target=self.asked.sites[1],
             model=model,
-            training={**self.asked.spec(), **training},
+            training={**self.asked.spec(), **({"half": self.half} if self.asked.sparsity.coarse else {}), **training},
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -205,9 +210,9 @@ class Learner:
         """Go on from what `tensors` gave."""
         for name, weight in self.weights.trained.items():
             weight.copy_(tensors[f"weights.{name}"])
-            self.adam.state[weight] = {
-                part: tensors[f"adam.{part}.{name}"].clone() for part in ("step", "exp_avg", "exp_avg_sq")
-            }
+            state = {part: tensors.get(f"adam.{part}.{name}") for part in ("step", "exp_avg", "exp_avg_sq")}
+            # Adam has none before its first step.
+            self.adam.state[weight] = {part: one.clone() for part, one in state.items() if one is not None}
         self.weights.kept = {name: tensors[f"weights.{name}"].clone() for name in self.weights.kept}
         self.silence = Silence(tensors["silence"].clone())
         self._sums = tensors["sums"].clone()

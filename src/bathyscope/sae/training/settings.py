@@ -18,11 +18,17 @@ class Settings:
         epochs: how many times the activations are gone through.
         batch_size: tokens of a step.
         learning_rate: of Adam; None for `RATE`, less by the root of how many more than 4,096 latents there are.
+            JumpReLU's thresholds have one of their own.
         warm_up: share of the training over which the rate grows.
         decay: share of the training, at its end, over which the rate falls to 0.
         dead_after: tokens of silence after which a latent is dead; None for 10 million, or a quarter of an epoch
             where that is less.
         seed: of the start and of the order.
+        half: whether bfloat16 decides which latents are candidates for the largest; how active they are, and which
+            of the candidates are kept, is float32's alone. True is several times quicker on processors with
+            instructions for it. Coders of one seed and one `half` are one; None measures once, and what was found
+            is written into the checkpoint, which goes on with it, and into the coder's `training`. Sparsities
+            that select no fixed number of latents do not ask.
 
     Example:
         >>> from bathyscope.sae import Settings
@@ -37,6 +43,7 @@ class Settings:
     decay: float = 0.5
     dead_after: int | None = None
     seed: int = 0
+    half: bool | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:

@@ -5,6 +5,7 @@ Here are what all share and those that select k latents, whose gradients are fou
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Final
 
@@ -13,14 +14,19 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bathyscope.errors import UsageError
-from bathyscope.sae.code import Code, KeepAbove, KeepTop, Selection
-from bathyscope.sae.coder import BLOCK, weighted_sum
-from bathyscope.sae.training.sparse_algebra import ByLatent, dots, total
+from bathyscope.sae.code import KeepAbove, KeepTop, Selection, largest
+from bathyscope.sae.coder import BLOCK
+from bathyscope.sae.training.sparse_algebra import ByLatent, Sparse
 from bathyscope.sae.training.weights import Weights
 
 FORGET: Final = 0.99
-"""What a step leaves of the threshold that the steps before it found (arXiv 2412.06410 lets it follow slowly, too)."""
+RECENT: Final = 10
+"""What a step leaves of the threshold that the n steps before it found: n / (n + RECENT), and at most FORGET. It
+follows slowly, as in arXiv 2412.06410, but forgets from the first steps on what an untrained coder kept."""
 
+SPARE: Final = 8
+"""How many latents more than are wanted bfloat16 names: float32 chooses among them. With 4,608 latents and k = 32, the
+best 32 of 40 are the best of all in every row that was looked at; of bfloat16's own they were in two of three."""
 
 WIDER: Final = 4
 """How many times k latents one row of a batch may have: beyond it there is hardly ever one among the best of all."""
@@ -33,7 +39,7 @@ class Moment:
     Args:
         step: steps before this one.
         share: what of the training is done, 0 to 1.
-        half: whether the encoder's product may be computed in bfloat16.
+        half: whether bfloat16 decides which latents are candidates.
     """
 
     step: int
@@ -62,6 +68,10 @@ class Sparsity(ABC):
     name: ClassVar[str]
     bias: ClassVar[str] = "encoder_bias"
     """The bias that decides whether a latent is active."""
+    coarse: ClassVar[bool] = False
+    """Whether a step asks if bfloat16 may decide which latents are candidates."""
+    rates: ClassVar[Mapping[str, float]] = {}
+    """The learning rates of those things that do not have the coder's."""
 
     def trained(self, n_latents: int) -> dict[str, Tensor]:
         """What it trains besides encoder, decoder and biases."""
@@ -111,6 +121,7 @@ class TopK(Sparsity):
 
     k: int = 32
     name: ClassVar[str] = "topk"
+    coarse: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         KeepTop(self.k)
@@ -118,25 +129,24 @@ class TopK(Sparsity):
     @override
     @torch.no_grad()
     def learn(self, weights: Weights, x: Tensor, y: Tensor, moment: Moment) -> Learned:
-        indices, values = self.select(weights, x, moment)
-        return self.descend(weights, x, y, indices, values)
+        return self.descend(weights, x, y, self.select(weights, x, moment))
 
-    def select(self, weights: Weights, x: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
-        """Indices and values of the latents that this step trains, (rows, width)."""
-        return _top_of_rows(weights, x, self.k, moment)
+    def select(self, weights: Weights, x: Tensor, moment: Moment) -> Sparse:
+        """The latents that this step trains."""
+        return Sparse.full(*_top_of_rows(weights, x, self.k, moment))
 
-    def descend(self, weights: Weights, x: Tensor, y: Tensor, indices: Tensor, values: Tensor) -> Learned:
+    def descend(self, weights: Weights, x: Tensor, y: Tensor, code: Sparse) -> Learned:
         """Loss and gradients of one reconstruction from all of the latents."""
-        found = weighted_sum(indices, values, weights["decoder"]) + weights["decoder_bias"]
+        found = code.sum(weights["decoder"]) + weights["decoder_bias"]
         residual = y - (found if weights.skip is None else torch.addmm(found, x, weights.skip))
         slope = residual * (-2 / len(x))
-        entries = ByLatent.of(indices, weights.n_latents)
-        back = dots(indices, slope, weights["decoder"]) * (values > 0)
-        add_code_gradients(weights, x, indices, back, entries)
-        weights.add_gradients(decoder=entries.sum(values, slope), decoder_bias=slope.sum(0))
+        entries = ByLatent.of(code, weights.n_latents)
+        back = code.dots(slope, weights["decoder"]) * (code.values > 0)
+        add_code_gradients(weights, x, code, back, entries)
+        weights.add_gradients(decoder=entries.sum(code.values, slope), decoder_bias=slope.sum(0))
         if weights.skip is not None:
             weights.add_gradients(skip=x.T @ slope)
-        return Learned(residual.square().sum() / len(x), residual, _active(indices, values, weights.n_latents))
+        return Learned(residual.square().sum() / len(x), residual, code.active(weights.n_latents))
 
     @override
     def selection(self, weights: Weights) -> Selection:
@@ -147,26 +157,27 @@ class TopK(Sparsity):
 class BatchTopK(TopK):
     """The k largest a row on average: of a batch the k x rows largest (arXiv 2412.06410).
 
-    The finished coder keeps what is above one threshold, the mean of the least activations that were kept.
+    The finished coder keeps what is above one threshold: of the least activations that the steps kept a mean in which
+    later ones weigh more (`FORGET`, `RECENT`).
     """
 
     name: ClassVar[str] = "batch-topk"
 
     @override
     def kept(self) -> dict[str, Tensor]:
-        return {"threshold": torch.zeros(())}
+        return {"threshold": torch.zeros(()), "updates": torch.zeros(())}
 
     @override
-    def select(self, weights: Weights, x: Tensor, moment: Moment) -> tuple[Tensor, Tensor]:
+    def select(self, weights: Weights, x: Tensor, moment: Moment) -> Sparse:
         wide = min(WIDER * self.k, weights.n_latents)
         indices, values = _top_of_rows(weights, x, wide, moment)
         wanted = min(self.k * len(x), values.numel())
         least = values.reshape(-1).topk(wanted, sorted=False).values.min()
-        values = torch.where(values >= least, values, 0)
         if bool(least > 0):
-            before = weights.kept["threshold"]
-            weights.kept["threshold"] = least if moment.step == 0 else FORGET * before + (1 - FORGET) * least
-        return indices, values
+            kept, n = weights.kept, weights.kept["updates"]
+            share = (n / (n + RECENT)).clamp_max(FORGET)
+            weights.kept = {**kept, "threshold": share * kept["threshold"] + (1 - share) * least, "updates": n + 1}
+        return Sparse.full(indices, values).where((values >= least).reshape(-1) & (values > 0).reshape(-1))
 
     @override
     def selection(self, weights: Weights) -> Selection:
@@ -194,38 +205,37 @@ class Matryoshka(BatchTopK):
             raise UsageError(f"prefixes={shares} were given", "growing shares from above 0, the last one 1")
 
     @override
-    def descend(self, weights: Weights, x: Tensor, y: Tensor, indices: Tensor, values: Tensor) -> Learned:
+    def descend(self, weights: Weights, x: Tensor, y: Tensor, code: Sparse) -> Learned:
         ends = [max(1, round(share * weights.n_latents)) for share in self.prefixes]
-        group = torch.bucketize(indices, torch.tensor(ends, device=x.device), right=True)
+        group = torch.bucketize(code.indices, torch.tensor(ends, device=x.device), right=True)
         found, residuals = weights["decoder_bias"].expand_as(y), []
         if weights.skip is not None:
             found = found + x @ weights.skip
-        parts = [torch.where(group == number, values, 0) for number in range(len(ends))]
+        inside = [group == number for number in range(len(ends))]
+        parts = [code.where(own) for own in inside]
         for part in parts:
-            found = found + weighted_sum(indices, part, weights["decoder"])
+            found = found + part.sum(weights["decoder"])
             residuals.append(y - found)
-        entries = ByLatent.of(indices, weights.n_latents)
-        back, slope = torch.zeros_like(values), torch.zeros_like(y)
+        back, slope, rows = torch.zeros_like(code.values), torch.zeros_like(y), torch.zeros_like(weights["decoder"])
         # A latent of a group is in the prefix that ends with it and in every longer one.
         for number in reversed(range(len(ends))):
             slope = slope - residuals[number] * (2 / (len(x) * len(ends)))
-            inside = parts[number] > 0
-            if inside.any():
-                back += dots(indices, slope, weights["decoder"]) * inside
-                weights.add_gradients(decoder=entries.sum(parts[number], slope))
-        add_code_gradients(weights, x, indices, back, entries)
-        weights.add_gradients(decoder_bias=slope.sum(0))
-        if weights.trained["decoder"].grad is None:
-            weights.add_gradients(decoder=torch.zeros_like(weights["decoder"]))
+            part = parts[number]
+            if len(part.indices):
+                back[inside[number]] = part.dots(slope, weights["decoder"]) * (part.values > 0)
+                begin = ends[number - 1] if number else 0
+                rows[begin : ends[number]] = ByLatent.of(part, ends[number]).sum(part.values, slope)[begin:]
+        add_code_gradients(weights, x, code, back, ByLatent.of(code, weights.n_latents))
+        weights.add_gradients(decoder=rows, decoder_bias=slope.sum(0))
         if weights.skip is not None:
             weights.add_gradients(skip=x.T @ slope)
         losses = torch.stack([residual.square().sum() / len(x) for residual in residuals])
-        return Learned(losses.mean(), residuals[-1], _active(indices, values, weights.n_latents))
+        return Learned(losses.mean(), residuals[-1], code.active(weights.n_latents))
 
 
-def add_code_gradients(weights: Weights, x: Tensor, indices: Tensor, back: Tensor, entries: ByLatent) -> None:
-    """Gradients of encoder and its bias, from those of the latents' values, (rows, k)."""
-    weights.add_gradients(encoder=entries.sum(back, x), encoder_bias=total(indices, back, weights.n_latents))
+def add_code_gradients(weights: Weights, x: Tensor, code: Sparse, back: Tensor, entries: ByLatent) -> None:
+    """Gradients of encoder and its bias, from those of the latents' values, (entries,)."""
+    weights.add_gradients(encoder=entries.sum(back, x), encoder_bias=code.total(back, weights.n_latents))
 
 
 def _top_of_rows(weights: Weights, x: Tensor, k: int, moment: Moment) -> tuple[Tensor, Tensor]:
@@ -240,14 +250,13 @@ def _top_of_rows(weights: Weights, x: Tensor, k: int, moment: Moment) -> tuple[T
             pre = nn.functional.linear(block.bfloat16(), rough).float().add_(bias)
         else:
             pre = torch.addmm(bias, block, encoder.T, out=room[: len(block)])
-        best = pre.topk(min(k, pre.shape[-1]), dim=-1, sorted=False)
-        indices.append(best.indices)
-        values.append(best.values)
-    where = torch.cat(indices)
-    # Which latents are best is decided coarsely in bfloat16; how active they are never is.
-    exact = torch.cat(values) if rough is None else dots(where, x, encoder) + bias[where]
-    return where, exact.relu_()
-
-
-def _active(indices: Tensor, values: Tensor, n_latents: int) -> Tensor:
-    return Code(indices, values, n_latents).counts()
+        best = largest(pre, k if rough is None else k + SPARE)
+        indices.append(best[0])
+        values.append(best[1])
+    where, found = torch.cat(indices), torch.cat(values)
+    if rough is not None:
+        # bfloat16 names candidates; which of them are kept, and how active they are, it never decides.
+        exact = Sparse.full(where, found).dots(x, encoder).view_as(where) + bias[where]
+        found, order = exact.topk(min(k, exact.shape[1]), dim=-1, sorted=False)
+        where = where.gather(1, order)
+    return where, found.relu_()

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from bathyscope.sae.training.activations import Activations, Portion, sums, weighted_order
+from bathyscope.errors import UsageError
+from bathyscope.sae.training.activations import Activations, Portion, Stretch, sums, weighted_order
 from bathyscope.sae.training.reader import Reader
 from bathyscope.sae.training.weights import Scaling
 from bathyscope.sites import Site
 
 WINDOWS: Final = 512
-"""Windows of a portion: so many places of texts are mixed, 64k tokens of 128 each."""
+"""Windows of a portion at most: so many places of texts are mixed, 64k tokens of 128 each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,18 +60,23 @@ class StreamedActivations(Activations):
 
     @override
     def n_portions(self, epochs: int) -> int:
-        return sum(-(-len(self._order(epoch, 0)) // WINDOWS) for epoch in range(epochs))
+        return sum(_portions_of(len(self._order(epoch, 0))) for epoch in range(epochs))
 
     @override
     def portions(self, epochs: int, seed: int, first: int = 0) -> Iterator[Portion]:
-        number = 0
-        for epoch in range(epochs):
-            order = self._order(epoch, seed)
-            for some in order.split(WINDOWS):
+        lengths = torch.tensor([len(ids) for _, ids in self._windows])
+        orders = [self._order(epoch, seed) for epoch in range(epochs)]
+        number, done, everything = 0, 0, int(sum(lengths[order].sum() for order in orders))
+        for order in orders:
+            # Of nearly one size, so that none is too small to learn from.
+            parts = order.tensor_split(_portions_of(len(order))) if len(order) else ()
+            for part, some in enumerate(parts):
+                tokens = int(lengths[some].sum())
                 if number >= first:
                     tables = self._read([self._windows[window][1] for window in some.tolist()])
-                    yield Portion(number, torch.arange(len(next(iter(tables.values())))), tables)
-                number += 1
+                    rows = torch.arange(len(next(iter(tables.values()))))
+                    yield Portion(number, rows, tables, Stretch(done, tokens, everything, part == len(parts) - 1))
+                number, done = number + 1, done + tokens
 
     @override
     def scaling(self, site: Site) -> Scaling:
@@ -87,7 +93,9 @@ class StreamedActivations(Activations):
     @cached_property
     def _scalings(self) -> dict[Site, Scaling]:
         """From as much as one portion holds: the mean of millions is not needed to begin at."""
-        portion = next(self.portions(1, seed=0))
+        portion = next(self.portions(1, seed=0), None)
+        if portion is None:
+            raise UsageError("a stream of no window was given", "a text with more, or a larger weight")
         return {site: Scaling.of(*sums(table), len(table)) for site, table in portion.tables.items()}
 
     def _order(self, epoch: int, seed: int) -> Tensor:
@@ -97,3 +105,8 @@ class StreamedActivations(Activations):
     def _read(self, windows: list[Tensor]) -> dict[Site, Tensor]:
         blocks = list(self.reader.read(windows))
         return {site: torch.cat([block[site] for block in blocks]) for site in self.sites}
+
+
+def _portions_of(n_windows: int) -> int:
+    """How many portions an epoch of so many windows has."""
+    return -(-n_windows // WINDOWS)

@@ -2,30 +2,36 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import UsageError
-from bathyscope.fitting.checkpoints import Checkpoint
+from bathyscope.fitting.checkpoints import Checkpoint, settings_kept
 from bathyscope.generation import Progress
 from bathyscope.processor import times_slower
 from bathyscope.sae.coder import SparseCoder
 from bathyscope.sae.training.activations import Activations
 from bathyscope.sae.training.learner import CoderConfig, Learner, Measured
 from bathyscope.sae.training.settings import Settings
+from bathyscope.sites import Site
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Version of how training goes; a checkpoint of another is refused."""
 
 KEPT_EVERY: Final = 60.0
 """Seconds between two checkpoints."""
 
-WORTH: Final = 0.7
-"""bfloat16 is used where its products take at most so much of the time of float32."""
+WORTH: Final = 0.5
+"""bfloat16 is used where its products take at most so much of the time of float32. Where there are instructions for
+it they take a tenth, where there are none more than the whole: a stopwatch that errs a little does not decide."""
+
+SHAPE: Final = (512, 512, 4096)
+"""The product that is timed for that: of the size that training has, since small ones gain far less."""
 
 Watch = Callable[[int, Measured], None]
 """Called with the number of a coder, and what was measured of it last."""
@@ -61,12 +67,12 @@ def train_coders(
         asked: the coders; all learn from the same batches.
         settings: the numbers of the training.
         checkpoint: a file that is replaced every minute, and that the same call goes on from; None keeps nothing.
-        progress: called with batches done, and all of them.
+        progress: called with steps done, and all of them: of a stream, about so many.
         watch: called with what was measured of each coder.
         stop: looked at between batches.
 
     Raises:
-        UsageError: a site that was not read, or a checkpoint of something else.
+        UsageError: a site that was not read, nothing to learn from, or a checkpoint of something else.
         CancelledError: `stop` said so; the checkpoint is written first.
 
     Example:
@@ -80,42 +86,56 @@ def train_coders(
     """
     settings, stop = settings or Settings(), stop or Stop()
     _check(activations, asked)
-    size = min(settings.batch_size, activations.n_tokens)
-    half = times_slower(torch.bfloat16) < WORTH
+    path = None if checkpoint is None else Path(checkpoint)
+    half = _half(settings, asked, path)
     dead_after = settings.silent_for(activations.n_tokens)
+    scalings = [(activations.scaling(one.sites[0]), activations.scaling(one.sites[1])) for one in asked]
     learners = [
-        Learner(
-            one, (activations.scaling(one.sites[0]), activations.scaling(one.sites[1])), settings, dead_after, half=half
-        )
-        for one in asked
+        Learner(one, both, settings, dead_after, half=bool(half)) for one, both in zip(asked, scalings, strict=True)
     ]
-    spec = {"version": VERSION, "half": half, "coders": [one.spec() for one in asked], **vars(settings)}
-    run = _Run(Checkpoint(None if checkpoint is None else Path(checkpoint), {**spec, **activations.spec()}), learners)
+    spec = {"version": VERSION, "coders": [one.spec() for one in asked], **vars(settings), "half": half}
+    run = _Run(Checkpoint(path, {**spec, **activations.spec()}), learners)
     portion, batch = run.restore()
-    n_portions = activations.n_portions(settings.epochs)
-    for one in activations.portions(settings.epochs, settings.seed, portion):
-        n_batches = one.n_batches(size)
-        for rows in one.batches(size, settings.seed, batch):
+    for plain in activations.portions(settings.epochs, settings.seed, portion):
+        one = replace(plain, carried=run.carried)
+        n_batches = one.n_batches(settings.batch_size)
+        for rows in one.batches(settings.batch_size, settings.seed, batch):
             run.look_at(stop, one.number, batch)
             batch += 1
-            share = (one.number + batch / n_batches) / n_portions
+            share = one.stretch.share(batch / n_batches)
             for number, learner in enumerate(learners):
                 x, y = (rows[site] for site in learner.asked.sites)
                 learner.learn(x, y, share)
                 if watch is not None and learner.history:
                     watch(number, learner.history[-1])
             if progress is not None:
-                progress(round(share * n_portions * n_batches), n_portions * n_batches)
+                progress(learners[0].step, round(learners[0].step / share))
             run.keep_sometimes(one.number, batch)
         batch = 0
-    run.keep(n_portions, 0)
+        run.carried = one.left(settings.batch_size, settings.seed)
+    run.keep(activations.n_portions(settings.epochs), 0)
+    if not learners[0].step:
+        raise UsageError("activations without a row were given", "a coder learns from what it reads: more text")
     told = {
-        "settings": vars(settings),
+        "settings": {name: value for name, value in vars(settings).items() if name != "half"},  # each says its own
         "n_tokens": learners[0].tokens,
         "activations": activations.spec(),
         "centre": "mean",  # what `SparseCoder.centre` is
     }
     return tuple(_finished(one, activations, told) for one in learners)
+
+
+def _half(settings: Settings, asked: Sequence[CoderConfig], checkpoint: Path | None) -> bool | None:
+    """Whether bfloat16 decides which latents are candidates; None where no coder asks.
+
+    What a training began with it goes on with, whatever a stopwatch says now.
+    """
+    if not any(one.sparsity.coarse for one in asked):
+        return None
+    kept = settings_kept(checkpoint).get("half")
+    if settings.half is not None or isinstance(kept, bool):
+        return kept if settings.half is None else settings.half
+    return times_slower(torch.bfloat16, SHAPE) <= WORTH
 
 
 def _finished(learner: Learner, activations: Activations, told: dict[str, Any]) -> TrainedCoder:
@@ -136,11 +156,12 @@ def _check(activations: Activations, asked: Sequence[CoderConfig]) -> None:
 
 @dataclass
 class _Run:
-    """The learners and where they are kept."""
+    """The learners, the rows that a portion begins with, and where all is kept."""
 
     checkpoint: Checkpoint
     learners: list[Learner]
     kept: float = 0.0
+    carried: dict[Site, Tensor] = field(default_factory=dict)
 
     def restore(self) -> tuple[int, int]:
         """Go on from the checkpoint, if there is one: the portion and the batch to begin with."""
@@ -151,6 +172,10 @@ class _Run:
         for number, learner in enumerate(self.learners):
             own = f"{number}."
             learner.restore({name.removeprefix(own): one for name, one in tensors.items() if name.startswith(own)})
+        own = "carried."
+        self.carried = {
+            Site.parse(name.removeprefix(own)): one for name, one in tensors.items() if name.startswith(own)
+        }
         return done, int(tensors["batch"])
 
     def keep(self, portion: int, batch: int) -> None:
@@ -160,6 +185,7 @@ class _Run:
             for number, learner in enumerate(self.learners)
             for name, tensor in learner.tensors().items()
         }
+        tensors |= {f"carried.{site}": rows.contiguous() for site, rows in self.carried.items()}
         self.checkpoint.write(portion, {**tensors, "batch": torch.tensor(batch)})
         self.kept = time.monotonic()
 
