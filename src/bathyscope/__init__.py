@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bathyscope import (
         attribution,
         causal,
+        circuits,
         controls,
         engine,
         facts,
@@ -78,6 +79,7 @@ __all__ = [
     "attribution",
     "capture",
     "causal",
+    "circuits",
     "controls",
     "differentiate",
     "engine",

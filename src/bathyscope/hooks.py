@@ -38,7 +38,8 @@ class Window:
     def find(self, write: Write) -> list[tuple[Tensor, Tensor]]:
         """Rows and columns, within this pass, that a write touches: one pair for each row that it touches.
 
-        Each row is written by itself, so that a row of a batch gets what it would get alone.
+        Each row is written by itself, so that a row of a batch gets what it would get alone; one intervention of
+        `together` is given all rows at once, and has to see to that itself.
         """
         found = []
         for row in range(len(self.pads)) if write.row is None else (write.row,):
@@ -51,6 +52,8 @@ class Window:
             inside = torch.tensor([column for column in columns if 0 <= column < self.length], dtype=torch.long)
             if len(inside):
                 found.append((torch.full_like(inside, row), inside))
+        if write.intervention.together and found:
+            return [(torch.cat([rows for rows, _ in found]), torch.cat([columns for _, columns in found]))]
         return found
 
     def _columns(self, write: Write, row: int) -> list[int]:

@@ -35,6 +35,11 @@ class Intervention(ABC):
         """A site that is met earlier in the same pass, and on which what is written depends; None for most kinds."""
         return None
 
+    @property
+    def together(self) -> bool:
+        """Whether prompts that are written at the same positions are given at once, one after another."""
+        return False
+
     def apply_given(self, activation: Tensor, read: Tensor) -> Tensor:
         """As `apply`, given what the same positions hold at `reads`, (n_positions, ...that site's shape)."""
         del read

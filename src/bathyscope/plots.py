@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from bathyscope.errors import UsageError
 from bathyscope.figures import figure_in
 from bathyscope.sites import EMBEDDING_LAYER
-from bathyscope.studies import PROMPTS, CrossModelResult, MultihopResult, NextTokenResult, ToyAgreementResult
+from bathyscope.studies import (
+    PROMPTS,
+    AgreementResult,
+    CrossModelResult,
+    MultihopResult,
+    NextTokenResult,
+    ToyAgreementResult,
+)
 from bathyscope.studies.curves import Drawable, Panel
-from bathyscope.studies.toy_agreement_study.layout import Disc, Line, Words, dashes_of
+from bathyscope.studies.pictures import Disc, Line, Words, dashes_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -271,11 +278,11 @@ def save_counts(result: MultihopResult, path: str | Path) -> Path:
     return Path(path)
 
 
-def save_graph(result: ToyAgreementResult, path: str | Path) -> Path:
-    """Draw the toy's graph: columns of nodes filled by activation, edges as wide as their effect.
+def save_graph(result: ToyAgreementResult | AgreementResult, path: str | Path) -> Path:
+    """Draw a graph: columns of nodes filled by activation, edges as wide as their effect.
 
     Args:
-        result: of `studies.toy_agreement`.
+        result: of `studies.toy_agreement` or `studies.agreement`.
         path: a file that ends in .png or .svg; what was there is replaced.
 
     Raises:

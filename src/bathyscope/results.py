@@ -45,6 +45,8 @@ _HOMES = {
     "entity-resolution": "bathyscope.studies.entity_resolution_study.result",
     "tokenization": "bathyscope.studies.tokenization_study.result",
     "toy-agreement": "bathyscope.studies.toy_agreement_study.result",
+    "agreement": "bathyscope.studies.agreement_study.result",
+    "attribution-graph": "bathyscope.circuits.attribution_graphs.graph",
 }
 """Where each kind is defined, for a file that is read before anything made a result of its kind."""
 

@@ -12,6 +12,7 @@ import typer
 
 import bathyscope
 from bathyscope.cli import (
+    agreement,
     attribute,
     attribute_extraction,
     cross_model,
@@ -74,6 +75,7 @@ app.command("steer")(steer.command)
 app.command("doctor")(doctor.command)
 app.command("models")(models.command)
 app.add_typer(mapping.app, name="mapping")
+studies.app.command("agreement")(agreement.command)
 studies.app.command("attribute-extraction")(attribute_extraction.command)
 studies.app.command("cross-model")(cross_model.command)
 studies.app.command("entity-resolution")(entity_resolution.command)

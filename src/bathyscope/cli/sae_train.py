@@ -72,14 +72,32 @@ def command(
     sae_request.check_folder(out, coders, force=force)
     texts = sae_request.texts(text, column, held_out)
     shown = terminal.may_animate(as_json=as_json)
-    began = time.monotonic()
     loaded = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
     reader = Reader(loaded, tuple(dict.fromkeys(one for coder in coders for one in coder.sites)), texts, length)
-    trained = _trained(reader, coders, settings, out / WORK, keep, most_room, shown)
+    train_into(
+        out, reader, coders, settings, held_out=held_out, keep=keep, most_room=most_room, shown=shown, as_json=as_json
+    )
+
+
+def train_into(
+    folder: Path,
+    reader: "Reader",
+    coders: "tuple[CoderConfig, ...]",
+    settings: "Settings",
+    *,
+    held_out: float = 0.1,
+    keep: str = "float32",
+    most_room: float = 16,
+    shown: bool,
+    as_json: bool = False,
+) -> None:
+    """Train coders, save each in a folder of its own, and tell how it went."""
+    began = time.monotonic()
+    trained = _trained(reader, coders, settings, folder / WORK, keep, most_room, shown)
     for one in trained:
-        _save(one, out, {"held_out": held_out})
-    shutil.rmtree(out / WORK)
-    _show(trained, out, time.monotonic() - began, as_json=as_json)
+        _save(one, folder, {"held_out": held_out})
+    shutil.rmtree(folder / WORK)
+    _show(trained, folder, time.monotonic() - began, as_json=as_json)
 
 
 def _trained(

@@ -1,5 +1,7 @@
 """Studies: one question asked of many texts, layers and methods, with intervals and controls."""
 
+from bathyscope.studies.agreement_study.result import AgreementResult
+from bathyscope.studies.agreement_study.study import AgreementChoices, agreement
 from bathyscope.studies.attribute_extraction_study.asked import AttributeChoices
 from bathyscope.studies.attribute_extraction_study.result import AttributeExtractionResult
 from bathyscope.studies.attribute_extraction_study.study import attribute_extraction, plan_attribute_extraction
@@ -29,6 +31,8 @@ from bathyscope.studies.unseen import parted
 __all__ = [
     "METHODS",
     "PROMPTS",
+    "AgreementChoices",
+    "AgreementResult",
     "AttributeChoices",
     "AttributeExtractionResult",
     "CrossModelChoices",
@@ -45,6 +49,7 @@ __all__ = [
     "TokenizationChoices",
     "TokenizationResult",
     "ToyAgreementResult",
+    "agreement",
     "attribute_extraction",
     "check_methods",
     "cross_model",

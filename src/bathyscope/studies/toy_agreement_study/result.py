@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from typing_extensions import override
 
+from bathyscope.studies.pictures import Picture, signed
 from bathyscope.studies.result import Record, StudyResult, table_of
+from bathyscope.studies.svg import svg
 from bathyscope.studies.toy_agreement_study.graph import Edge, Graph, Node
-from bathyscope.studies.toy_agreement_study.layout import Picture, laid_out, signed
+from bathyscope.studies.toy_agreement_study.layout import laid_out
 from bathyscope.studies.toy_agreement_study.sentences import VERBS
-from bathyscope.studies.toy_agreement_study.svg import svg
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,0 +1,199 @@
+"""Edges: what a feature does by way of each later feature of a circuit, and by way of none.
+
+For each site as an end, the clean run goes on from the sites before it as from leaves: a gradient that is taken at
+the end stops at them, so that what reaches a leaf went past all others. So blocks whose attention and MLP follow one
+another and those where they stand side by side need no rules of their own (arXiv 2403.19647 has some for each).
+
+An edge's weight is the change of the upstream feature between the runs, times the Jacobian of the downstream one,
+times the metric's gradient by that. All edges into a feature, those of errors included, add up to its own linearised
+effect; all edges out of a feature, with that to the metric, to the feature's.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from bathyscope.circuits.effects import Effects, flat
+from bathyscope.circuits.examples import Examples
+from bathyscope.circuits.features import Basis, Feature, Parts
+from bathyscope.circuits.runs import differences
+from bathyscope.errors import UsageError
+from bathyscope.generation import Progress
+from bathyscope.interventions import Intervention, Write
+from bathyscope.model import Model
+from bathyscope.sites import EMBEDDING_LAYER, Site
+from bathyscope.starts import Start, read_starts, start_layer
+
+ORDER: Final = ("embed", "resid_pre", "q", "k", "v", "z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
+"""Components as a block computes them; where attention and MLP stand side by side, neither depends on the other."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What one feature does by way of another.
+
+    Args:
+        source: upstream.
+        target: downstream; None for the metric itself.
+        weight: mean over pairs, in units of the logit difference.
+    """
+
+    source: Feature
+    target: Feature | None
+    weight: float
+
+
+def feature_edges(
+    model: Model,
+    examples: Examples,
+    effects: Effects,
+    features: Sequence[Feature],
+    *,
+    progress: Progress | None = None,
+) -> tuple[Edge, ...]:
+    """Edges between features, and from each to the metric.
+
+    Args:
+        model: the model.
+        examples: the pairs, all of which are run in one pass with its graph.
+        effects: of the same pairs at all sites of the features; the gradients in it weigh the downstream ends.
+        features: the nodes.
+        progress: called with the features that are done as ends, and all of them.
+
+    Returns:
+        All edges whose weight is not 0, by target and source.
+
+    Raises:
+        UsageError: a feature of a site without effects, or at `resid_pre`, which is the block's below `resid_post`.
+    """
+    by_site = _by_site(model, effects, features)
+    changes = _changes(model, examples, effects, list(by_site))
+    found: list[Edge] = []
+    done = 0
+    for site in (*by_site, None):
+        ends = _Ends(model, examples, effects, by_site, site)
+        for target, scalar in ends.scalars():
+            for source, weight in ends.into(scalar, changes):
+                found.append(Edge(source, target, weight))
+            done += 1
+            if progress is not None:
+                progress(done, len(features) + 1)
+    return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class _Leaf(Intervention):
+    """Keep what is met; go on with it as a new leaf, or as it is."""
+
+    cut: bool
+    kept: list[Tensor] = field(default_factory=list)
+
+    @property
+    @override
+    def together(self) -> bool:
+        return True
+
+    @override
+    def apply(self, activation: Tensor) -> Tensor:
+        if self.cut:
+            activation = activation.detach().clone().requires_grad_()
+        self.kept.append(activation)
+        return activation
+
+
+class _Ends:
+    """A run up to one site, or to the metric, that goes on from leaves at the sites right before it."""
+
+    def __init__(
+        self,
+        model: Model,
+        examples: Examples,
+        effects: Effects,
+        by_site: Mapping[Site, Sequence[Feature]],
+        site: Site | None,
+    ) -> None:
+        self.examples, self.effects, self.by_site, self.site = examples, effects, by_site, site
+        sites = list(by_site)
+        before = sites if site is None else sites[: sites.index(site)]
+        cuts = [number for number, one in enumerate(before) if one.component == "resid_post"]
+        lowest = cuts[-1] if cuts else 0
+        inner = before[lowest + 1 :] if cuts else before
+        self.leaves: dict[Site, Tensor] = {}
+        layer = start_layer(model, before[lowest]) if before else EMBEDDING_LAYER
+        start: Start = read_starts(model, examples.clean, [layer])[0][layer]
+        if cuts and start_layer(model, before[lowest]) == before[lowest].layer:
+            self.leaves[before[lowest]] = start.residuals.detach().clone().requires_grad_()
+            start = start.of(self.leaves[before[lowest]])
+        else:
+            inner = before[lowest:]
+        met = {one: _Leaf(cut=True) for one in inner}
+        if site is not None:
+            met[site] = _Leaf(cut=False)
+        with torch.enable_grad():
+            writes = [Write(one, leaf) for one, leaf in met.items()]
+            self.metric = differences(model, examples.clean, examples.answers, start, writes)
+        self.leaves |= {one: met[one].kept[0] for one in inner}
+        self.met = None if site is None else met[site].kept[0]
+
+    def scalars(self) -> Iterator[tuple[Feature | None, Tensor]]:
+        """Each end with what is differentiated: it times the metric's gradient by it, over all pairs."""
+        if self.site is None or self.met is None:
+            yield None, self.metric.sum()
+            return
+        basis, gradient = self.effects.bases[self.site], self.effects.gradients[self.site]
+        with torch.enable_grad():
+            parts = basis.split(self.met.reshape(len(self.examples), self.examples.length, -1))
+            pulled = basis.pulled(gradient).to(parts.features)
+            for one in self.by_site[self.site]:
+                if one.index is None:
+                    yield one, (parts.error[:, one.position] * gradient[:, one.position].to(parts.error)).sum()
+                    continue
+                own = slice(one.index * basis.size, (one.index + 1) * basis.size)
+                yield one, (parts.features[:, one.position, own] * pulled[:, one.position, own]).sum()
+
+    def into(self, scalar: Tensor, changes: Mapping[Site, Parts]) -> Iterator[tuple[Feature, float]]:
+        """Edges into an end, from the features at its leaves."""
+        if not self.leaves or not scalar.requires_grad:
+            return
+        gradients = torch.autograd.grad(scalar, list(self.leaves.values()), retain_graph=True, allow_unused=True)
+        for site, gradient in zip(self.leaves, gradients, strict=True):
+            if gradient is None:
+                continue
+            flat_gradient = gradient.reshape(len(self.examples), self.examples.length, -1)
+            values = _mean_effects(self.effects.bases[site], flat_gradient, changes[site])
+            for one in self.by_site[site]:
+                if weight := float(values[one.position, -1 if one.index is None else one.index]):
+                    yield one, weight
+
+
+def _mean_effects(basis: Basis, gradient: Tensor, change: Parts) -> Tensor:
+    return basis.effects(gradient, change).mean(0)
+
+
+def _by_site(model: Model, effects: Effects, features: Sequence[Feature]) -> dict[Site, list[Feature]]:
+    """Features by site, sites as the model computes them."""
+    found: dict[Site, list[Feature]] = {}
+    for one in features:
+        site = model.site(one.site)
+        if site not in effects.by_site or site.component not in ORDER or site.component == "resid_pre":
+            known = ", ".join(map(str, effects.by_site))
+            raise UsageError(
+                f"edges of {one} were asked for", f"effects are known at {known}", "resid_post, not resid_pre"
+            )
+        found.setdefault(site, []).append(one)
+    return dict(sorted(found.items(), key=lambda entry: (entry[0].layer or 0, ORDER.index(entry[0].component))))
+
+
+def _changes(model: Model, examples: Examples, effects: Effects, sites: Sequence[Site]) -> dict[Site, Parts]:
+    """At each site the clean run's parts less the corrupted run's."""
+    read = [read_starts(model, rows, [EMBEDDING_LAYER], sites)[1] for rows in (examples.clean, examples.corrupted)]
+    found = {}
+    for site in sites:
+        basis = effects.bases[site]
+        clean, corrupted = (basis.split(flat(one[site], basis, site)) for one in read)
+        found[site] = clean - corrupted
+    return found

@@ -1,0 +1,140 @@
+"""Masks: which features to keep, learned together: a ranking of single effects ignores that sites build on another.
+
+Each candidate has a gate, and gates are let through as the circuit's are: as a sigmoid at first, rounded to 0 or 1 in
+the second half while gradients go on as if they were not (straight-through). The loss is the squared distance from
+the model's logit differences, as a share of their square, plus a penalty on the share of gates that are open. A mask
+is a solution and no ranking: cut short, it falls apart; so several penalties are tried, and every solution is
+reported.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from bathyscope.circuits.circuit import Circuit, Errors, Stage
+from bathyscope.circuits.effects import Effects
+from bathyscope.circuits.features import Feature, Gates
+from bathyscope.circuits.runs import differences
+from bathyscope.engine import Stop
+from bathyscope.engine.events import CancelledError
+from bathyscope.errors import UsageError
+from bathyscope.generation import Progress
+from bathyscope.sites import Site
+
+OPEN: Final = 2.0
+"""What a gate starts at, before the sigmoid: nearly open, since a shut circuit has no gradient."""
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """How masks are learned.
+
+    Args:
+        candidates: how many features of the largest effects have a gate.
+        steps: of Adam.
+        pairs: of each step, drawn anew.
+        learning_rate: of Adam.
+        seed: of what is drawn.
+    """
+
+    candidates: int = 1000
+    steps: int = 60
+    pairs: int = 40
+    learning_rate: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.candidates, self.steps, self.pairs) < 1 or not self.learning_rate > 0:
+            raise UsageError(f"{self} was given", "at least one candidate, step and pair, and a rate above 0")
+
+
+def learned_circuit(
+    stage: Stage,
+    effects: Effects,
+    penalty: float,
+    settings: MaskSettings | None = None,
+    *,
+    errors: Errors = "nodes",
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> Circuit:
+    """Learn which features to keep.
+
+    Args:
+        stage: pairs to learn on, sites and references.
+        effects: of the same sites; the candidates are their largest.
+        penalty: on the share of candidates that are kept; more of it keeps fewer.
+        settings: the numbers of the learning.
+        errors: see `Circuit`.
+        progress: called with steps done and all of them.
+        stop: looked at between steps.
+    """
+    settings = settings or MaskSettings()
+    chosen = [one for one, _ in effects.top(settings.candidates, list(stage.bases), errors=errors == "nodes")]
+    gates = _Candidates(stage, chosen, errors)
+    levels = torch.full((len(chosen),), OPEN, requires_grad=True)
+    adam = torch.optim.Adam([levels], lr=settings.learning_rate)
+    generator = torch.Generator().manual_seed(settings.seed)
+    whole = stage.differences({site: _open(one) for site, one in gates.gates(torch.ones(len(chosen))).items()})
+    scale = float(whole.square().mean())
+    for step in range(settings.steps):
+        if stop is not None and (stop.now or stop.soon):
+            raise CancelledError("the learning of a mask was stopped", "nothing of it is kept")
+        rows = torch.randperm(len(stage.examples), generator=generator)[: settings.pairs].tolist()
+        with torch.enable_grad():
+            soft = levels.sigmoid()
+            if step >= settings.steps // 2:
+                soft = (soft > 0.5).to(soft) + soft - soft.detach()
+            part = stage.rows(rows)
+            made = differences(
+                stage.model, part.examples.clean, part.examples.answers, part.start, part.writes(gates.gates(soft))
+            )
+            missed = (made - whole[rows].to(made)).square().mean() / scale
+            loss = missed + penalty * soft.mean()
+            adam.zero_grad()
+            loss.backward()
+        adam.step()
+        if progress is not None:
+            progress(step + 1, settings.steps)
+    kept = (levels > 0).tolist()
+    return Circuit(stage.bases, [one for one, keep in zip(chosen, kept, strict=True) if keep], errors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Candidates:
+    """Where each candidate's gate is."""
+
+    stage: Stage
+    features: Sequence[Feature]
+    errors: Errors
+
+    def gates(self, values: Tensor) -> dict[Site, Gates]:
+        """Gates of every site, 0 but for the candidates, with the graph of their values, (candidates,)."""
+        length, found = self.stage.examples.length, {}
+        for site, basis in self.stage.bases.items():
+            own = [number for number, one in enumerate(self.features) if one.site == str(site)]
+            kept = torch.zeros(length, basis.n_features + 1)
+            if own:
+                positions = torch.tensor([self.features[number].position for number in own])
+                indices = torch.tensor(
+                    [basis.n_features if (index := self.features[n].index) is None else index for n in own]
+                )
+                kept = kept.index_put((positions, indices), values[own])
+            error = torch.ones(length) if self.errors == "kept" else kept[:, -1]
+            found[site] = basis.gates(length, kept[:, :-1], error)
+        return found
+
+
+def _open(gates: Gates) -> Gates:
+    return Gates(torch.ones_like(gates.features), torch.ones_like(gates.error))
+
+
+def ranked_circuit(
+    effects: Effects, n: int, sites: Mapping[Site, object] | None = None, *, errors: Errors = "nodes"
+) -> Circuit:
+    """The n features of the largest mean effects, of either sign."""
+    chosen = list(effects.by_site if sites is None else sites)
+    return Circuit(chosen, [one for one, _ in effects.top(n, chosen, errors=errors == "nodes")], errors)

@@ -1,0 +1,106 @@
+"""Runs: logit differences of prompts that are run from a layer on, with writes, and gradients where they are wanted."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bathyscope.batches import Batch
+from bathyscope.circuits.writes import Given
+from bathyscope.errors import InterventionError
+from bathyscope.hooks import Hooks
+from bathyscope.interventions import Write
+from bathyscope.model import Model, Tokens
+from bathyscope.sites import Site
+from bathyscope.starts import Start
+
+ROWS = 256
+"""Prompts of a pass without a graph."""
+GRAPH_ROWS = 64
+"""Prompts of a pass that keeps its graph."""
+
+
+def differences(
+    model: Model, rows: Sequence[Tokens], answers: Tensor, start: Start, writes: Sequence[Write] = ()
+) -> Tensor:
+    """Right less wrong answer's logit after each prompt, (prompts,), with a graph where one is wanted.
+
+    Args:
+        model: the model.
+        rows: the prompts, of one length; all are run in one pass.
+        answers: token ids of the right and the wrong answer, (prompts, 2).
+        start: where they are run from.
+        writes: what is written on the way.
+    """
+    batch = Batch(model, rows)
+    hooks = Hooks(model, batch.window, writes=writes)
+    with start.within(model), hooks:
+        hidden = batch.last()
+    hooks.check()
+    logits = model.token_logits(hidden, answers.to(hidden.device))
+    return logits[:, 0] - logits[:, 1]
+
+
+def measured(
+    model: Model, rows: Sequence[Tokens], answers: Tensor, start: Start, writes: Sequence[Write] = ()
+) -> Tensor:
+    """As `differences`, without a graph and in passes of `ROWS` prompts, float64; writes are at all prompts alike."""
+    found = []
+    with torch.no_grad():
+        for first in range(0, len(rows), ROWS):
+            part = slice(first, first + ROWS)
+            found.append(differences(model, rows[part], answers[part], start.rows(part), writes).double())
+    return torch.cat(found)
+
+
+def gradients_at(
+    model: Model, rows: Sequence[Tokens], answers: Tensor, site: Site, values: Tensor, start: Start
+) -> tuple[Tensor, Tensor]:
+    """Logit differences with values written at a whole site, and their gradients by these.
+
+    Args:
+        model: the model.
+        rows: the prompts, of one length.
+        answers: token ids of the right and the wrong answer, (prompts, 2).
+        site: what is written, at all positions.
+        values: (prompts, positions, width), heads side by side.
+        start: where the prompts are run from: at the site itself or below it.
+
+    Returns:
+        (prompts,) and (prompts, positions, width).
+
+    Raises:
+        InterventionError: a gradient is not finite.
+    """
+    found, slopes = [], []
+    for first in range(0, len(rows), GRAPH_ROWS):
+        part = slice(first, first + GRAPH_ROWS)
+        with torch.enable_grad():
+            value = values[part].detach().clone().requires_grad_()
+            metric = differences(model, rows[part], answers[part], *_given(site, value, start.rows(part)))
+            (gradient,) = torch.autograd.grad(metric.sum(), value)
+        if not torch.isfinite(gradient).all():
+            raise InterventionError(f"the gradient at {site} is not finite in {model.dtype}", "", "dtype=float32")
+        found.append(metric.detach())
+        slopes.append(gradient)
+    return torch.cat(found), torch.cat(slopes)
+
+
+def measured_at(
+    model: Model, rows: Sequence[Tokens], answers: Tensor, site: Site, values: Tensor, start: Start
+) -> Tensor:
+    """Logit differences with values written at a whole site, (prompts,), float64; see `gradients_at`."""
+    found = []
+    with torch.no_grad():
+        for first in range(0, len(rows), ROWS):
+            part = slice(first, first + ROWS)
+            given = _given(site, values[part], start.rows(part))
+            found.append(differences(model, rows[part], answers[part], *given).double())
+    return torch.cat(found)
+
+
+def _given(site: Site, value: Tensor, start: Start) -> tuple[Start, list[Write]]:
+    """Where prompts start that hold values at a site, and what is written on the way."""
+    if site.component == "resid_post" and site.layer == start.layer:
+        return start.of(value), []
+    return start, [Write(site, Given(value))]

@@ -1,0 +1,55 @@
+"""What circuits write: values with their graph, and activations of which only a circuit's features are let through."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from typing_extensions import override
+
+from bathyscope.circuits.features import Basis, Gates, Parts
+from bathyscope.interventions import Intervention
+
+
+@dataclass(frozen=True, eq=False)
+class Given(Intervention):
+    """Write values, one for every prompt and position, and keep their graph.
+
+    Args:
+        value: (prompts, positions, width), heads side by side.
+    """
+
+    value: Tensor
+
+    @property
+    @override
+    def together(self) -> bool:
+        return True
+
+    @override
+    def apply(self, activation: Tensor) -> Tensor:
+        return self.value.reshape(activation.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class LetThrough(Intervention):
+    """Keep what gates let through of what is there, and put a reference in place of the rest.
+
+    Args:
+        basis: what activations are taken apart in.
+        gates: what is kept, by position.
+        reference: what the rest becomes, (positions, ...), or for each prompt, (prompts, positions, ...).
+    """
+
+    basis: Basis
+    gates: Gates
+    reference: Parts
+
+    @property
+    @override
+    def together(self) -> bool:
+        return True
+
+    @override
+    def apply(self, activation: Tensor) -> Tensor:
+        x = activation.reshape(-1, len(self.gates.error), self.basis.width)
+        change = (self.reference - self.basis.split(x)) * self.gates.complement()
+        return (x + self.basis.written(change.features) + change.error).reshape(activation.shape)

@@ -1,0 +1,137 @@
+"""The picture of a circuit: a column a site, a row a position, a disc a feature, a line an edge. Knows no model."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from bathyscope.studies.pictures import DOWN, INK, QUIET, UP, Disc, Line, Picture, Words, shade, signed
+from bathyscope.studies.result import Record
+
+LEFT, TOP, BOTTOM = 150, 120, 70
+COLUMN, PITCH, GAP = 190, 42, 30
+"""From a site to the next, from a feature to the one below it, and between positions."""
+RADIUS: Final = 13
+MOST_PER_PLACE: Final = 6
+"""Features of one site and position that are drawn; the rest are counted."""
+SHARE_OF_EDGES: Final = 0.02
+"""An edge is drawn from this share of the largest on."""
+WIDEST, NARROWEST = 7.0, 0.8
+LETTERS: Final = 20
+
+
+def circuit_picture(
+    nodes: Sequence[Record], edges: Sequence[Record], positions: Sequence[str], captions: Sequence[str]
+) -> Picture:
+    """Where everything stands.
+
+    Args:
+        nodes: as `AgreementResult.nodes`.
+        edges: as `AgreementResult.edges`.
+        positions: what stands at each position.
+        captions: a heading, and smaller lines.
+    """
+    sites = sorted({one["site"] for one in nodes}, key=_order)
+    rows = sorted({one["position"] for one in nodes})
+    grouped = {
+        (site, row): [one for one in nodes if (one["site"], one["position"]) == (site, row)]
+        for site in sites
+        for row in rows
+    }
+    tops, top = {}, float(TOP + 40)
+    for row in rows:
+        tops[row] = top
+        most = max((min(MOST_PER_PLACE + 1, len(grouped[site, row])) for site in sites), default=1)
+        top += PITCH * max(1, most) + GAP
+    places, discs, words = {}, [], [*_captions(captions)]
+    largest = max((abs(one["effect"]) for one in nodes), default=1.0) or 1.0
+    for (site, row), ones in grouped.items():
+        x = LEFT + COLUMN * sites.index(site)
+        for number, one in enumerate(ones[:MOST_PER_PLACE]):
+            at = (x, tops[row] + PITCH * number)
+            places[one["feature"]] = at
+            discs.append(_disc(one, at, largest))
+            words += _named(one, at)
+        if len(ones) > MOST_PER_PLACE:
+            at = (x, tops[row] + PITCH * MOST_PER_PLACE - 8)
+            words.append(Words(at, f"and {len(ones) - MOST_PER_PLACE} more", 11, QUIET))
+    words += [Words((LEFT + COLUMN * n, TOP), site, 12.5, QUIET, bold=True) for n, site in enumerate(sites)]
+    words += [
+        Words((24, tops[row]), _short(f"{row}: {positions[row]}", 15), 12.5, INK, bold=True, start=True) for row in rows
+    ]
+    end = (LEFT + COLUMN * len(sites), TOP + 40 + (top - TOP - 40) / 2)
+    words.append(Words((end[0], end[1] - RADIUS - 12), "logit difference", 12.5, INK, bold=True))
+    discs.append(Disc(end, RADIUS, "#ffffff", "#ffffff", INK, told="right answer's logit less the wrong one's"))
+    lines = _lines(edges, {**places, None: end})
+    keys = _legend(top)
+    return Picture(
+        LEFT + COLUMN * (len(sites) + 0.6),
+        top + BOTTOM,
+        (*lines, *keys.lines),
+        (*discs, *keys.discs),
+        (*words, *keys.words),
+    )
+
+
+def _order(site: str) -> tuple[int, str]:
+    name, _, layer = site.partition(".")
+    return int(layer or -1), name
+
+
+def _disc(one: Record, at: tuple[float, float], largest: float) -> Disc:
+    most = max(one["singular"], one["plural"], 1e-9)
+    told = (
+        f"{one['feature']}\n{one['label']}\neffect {one['effect']:+.3f}, measured {one['measured']:+.3f}\n"
+        f"activation {one['singular']:.3g} singular, {one['plural']:.3g} plural; AUC {one['auc']:.2f}\n"
+        f"promotes {' '.join(one['promotes'])}"
+    )
+    radius = RADIUS * (0.45 + 0.55 * (abs(one["effect"]) / largest) ** 0.5)
+    rim = UP if one["effect"] > 0 else DOWN
+    return Disc(at, radius, shade(one["singular"] / most), shade(one["plural"] / most), rim, one["index"] is None, told)
+
+
+def _named(one: Record, at: tuple[float, float]) -> Sequence[Words]:
+    x, y = at
+    name = "error" if one["index"] is None else str(one["index"])
+    label = "" if one["index"] is None else _short(" ".join(str(t).strip() for t in one["promotes"][:3]), LETTERS)
+    if not str(one["label"]).startswith("promotes"):
+        label = _short(str(one["label"]), LETTERS)
+    return [
+        Words((x + RADIUS + 5, y - 7), f"{name}  {signed(one['effect'])}", 11.5, INK, bold=True, start=True),
+        Words((x + RADIUS + 5, y + 8), label, 10.5, QUIET, start=True),
+    ]
+
+
+def _lines(edges: Sequence[Record], places: dict[str | None, tuple[float, float]]) -> list[Line]:
+    drawn = [one for one in edges if one["source"] in places and one["target"] in places]
+    largest = max((abs(one["weight"]) for one in drawn), default=1.0) or 1.0
+    found = []
+    for one in sorted(drawn, key=lambda one: abs(one["weight"])):
+        size = abs(one["weight"]) / largest
+        if size < SHARE_OF_EDGES:
+            continue
+        (x, y), (to_x, to_y) = places[one["source"]], places[one["target"]]
+        told = f"{one['source']} to {one['target'] or 'the logit difference'}: {one['weight']:+.3f}"
+        colour = UP if one["weight"] > 0 else DOWN
+        found.append(Line((x, y), (to_x, to_y), colour, max(NARROWEST, WIDEST * size), one["weight"] < 0, told))
+    return found
+
+
+def _captions(captions: Sequence[str]) -> list[Words]:
+    return [
+        Words((24, 26 + 22 * number + (4 if number else 0)), caption, 13 if number else 17, bold=not number, start=True)
+        for number, caption in enumerate(captions)
+    ]
+
+
+def _legend(top: float) -> Picture:
+    y = top + 24
+    words = [
+        Words((24 + 58, y), "helps the right answer", 12, start=True),
+        Words((270 + 58, y), "helps the wrong one", 12, start=True),
+        Words((500 + 40, y), "mean activation, singular | plural; size: effect; dashed: error", 12, start=True),
+    ]
+    lines = [Line((24, y), (72, y), UP, 5), Line((270, y), (318, y), DOWN, 5, True)]
+    return Picture(0, 0, tuple(lines), (Disc((515, y), 12, shade(0.1), shade(0.9), INK),), tuple(words))
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "\u2026"

@@ -1,0 +1,171 @@
+"""Series: circuits of growing size by one rule, each checked on held-out nouns, beside what they are compared with.
+
+The comparisons are those of the same size and ablation: coordinates of the same sites, MLP neurons of all blocks,
+latents that were drawn from those that change, and one direction a site, the difference of means.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import torch
+
+from bathyscope.circuits import (
+    Basis,
+    Circuit,
+    Directions,
+    Effects,
+    Examples,
+    Feature,
+    Judge,
+    MaskSettings,
+    Stage,
+    Units,
+    effects_in,
+    feature_effects,
+    learned_circuit,
+    mean_parts,
+    ranked_circuit,
+)
+from bathyscope.circuits.circuit import Ablation, Errors
+from bathyscope.circuits.features import Parts
+from bathyscope.engine import Stop
+from bathyscope.generation import Progress
+from bathyscope.model import Model
+from bathyscope.sites import Site
+from bathyscope.starts import read_starts
+from bathyscope.studies.agreement_study.items import Items
+
+NEURON_STEPS: Final = 4
+"""Points between the runs for the neurons of all blocks, which are many sites and only compared with."""
+TIMES_RANDOM: Final = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """One basis at some sites: effects on the train pairs, and the two stages that its circuits run on.
+
+    Args:
+        name: of the basis.
+        effects: on the train pairs.
+        train: stage of the train pairs.
+        judge: of the held-out pairs; what is ablated becomes the train pairs' mean.
+        judge_train: of the train pairs.
+    """
+
+    name: str
+    effects: Effects
+    train: Stage
+    judge: Judge
+    judge_train: Judge
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        items: Items,
+        bases: Mapping[Site | str, Basis],
+        *,
+        steps: int,
+        known: Effects | None = None,
+        ablation: Ablation = "mean",
+        progress: Progress | None = None,
+        stop: Stop | None = None,
+    ) -> "Ground":
+        """Estimate effects on the train pairs, or take known gradients of the same sites; make both stages ready."""
+        model = items.train.model
+        means: dict[Site, Parts] = mean_parts(model, items.train, bases)
+        prepare = partial(Stage.of, model, bases=bases, ablation=ablation, means=means)
+        train, held_out = (prepare(examples=one) for one in (items.train, items.held_out))
+        if known is None:
+            effects = feature_effects(model, items.train, bases, steps=steps, progress=progress, stop=stop)
+        else:
+            effects = effects_in(model, known, bases)
+        return cls(name, effects, train, Judge.of(held_out), Judge.of(train))
+
+    def ranked(self, sizes: Sequence[int], errors: Errors) -> Iterator[dict[str, Any]]:
+        """Circuits of the largest effects."""
+        for n in sizes:
+            circuit = ranked_circuit(self.effects, n, self.train.bases, errors=errors)
+            if len(circuit) == n:
+                yield self.record(circuit, "largest effects")
+
+    def drawn(self, sizes: Sequence[int], seed: int) -> Iterator[dict[str, Any]]:
+        """Circuits of latents drawn from those that change between the runs of any pair, several of each size."""
+        active = [
+            Feature(str(site), position, index)
+            for site, effects in self.effects.by_site.items()
+            for position, index in (effects[..., :-1] != 0).any(0).nonzero().tolist()
+        ]
+        for n in sizes:
+            if n > len(active):
+                return
+            for draw in range(TIMES_RANDOM):
+                generator = torch.Generator().manual_seed(seed * 1000 + draw)
+                chosen = [active[row] for row in torch.randperm(len(active), generator=generator)[:n].tolist()]
+                yield self.record(Circuit(self.train.bases, chosen, "ablated"), f"random, draw {draw + 1}")
+
+    def learned(
+        self, penalties: Sequence[float], errors: Errors, settings: MaskSettings, stop: Stop | None = None
+    ) -> Iterator[tuple[Circuit, dict[str, Any]]]:
+        """Circuits of learned masks, one a penalty, each with its record."""
+        for penalty in penalties:
+            circuit = learned_circuit(self.train, self.effects, penalty, settings, errors=errors, stop=stop)
+            yield circuit, self.record(circuit, f"learned mask, penalty {penalty:g}")
+
+    def everything(self) -> dict[str, Any]:
+        """All features with errors ablated: no circuit of them can be better but by chance."""
+        length = self.train.examples.length
+        every = {
+            site: basis.gates(length, torch.ones(length, basis.n_features), torch.zeros(length))
+            for site, basis in self.train.bases.items()
+        }
+        stage = self.judge.stage
+        rest = {site: gates.complement() for site, gates in every.items()}
+        size = sum(length * basis.n_features for basis in self.train.bases.values())
+        found = self.judge.judged(size, stage.differences(every), stage.differences(rest))
+        return {"basis": self.name, "rule": "all of them", "errors": "ablated", **found.to_dict()}
+
+    def record(self, circuit: Circuit, rule: str) -> dict[str, Any]:
+        """How a circuit does on held-out nouns, and its faithfulness on those that it was found on."""
+        found = self.judge.judge(circuit)
+        return {
+            "basis": self.name,
+            "rule": rule,
+            "errors": circuit.errors,
+            **found.to_dict(),
+            "train_faithfulness": self.judge_train.judge(circuit).faithfulness,
+        }
+
+
+def coordinates(model: Model, sites: Sequence[Site]) -> dict[Site | str, Basis]:
+    """The coordinates of the residual stream at the same sites."""
+    return {site: Units(model.d_model) for site in sites}
+
+
+def neurons(model: Model, examples: Examples) -> dict[Site | str, Basis]:
+    """The MLP neurons of every block."""
+    sites = [Site("mlp_post", layer) for layer in range(model.n_layers)]
+    _, read = read_starts(model, examples.clean[:1], [-1], sites)
+    return {site: Units(read[site].shape[-1]) for site in sites}
+
+
+def mean_directions(model: Model, items: Items, effects: Effects) -> tuple[dict[Site | str, Basis], list[Feature]]:
+    """At each site one direction, the mean difference between the numbers, where it matters most.
+
+    Returns:
+        The direction of each site, and the feature of each: at the position of the largest effect.
+    """
+    sites = list(effects.by_site)
+    _, clean = read_starts(model, items.train.clean, [-1], sites)
+    _, corrupted = read_starts(model, items.train.corrupted, [-1], sites)
+    signs = torch.tensor([1.0 if one == "singular" else -1.0 for one in items.train_numbers])
+    bases: dict[Site | str, Basis] = {}
+    chosen = []
+    for site in sites:
+        position = int(effects.mean(site).sum(1).abs().argmax())
+        shift = (clean[site] - corrupted[site])[:, position]
+        bases[site] = Directions((shift * signs[:, None].to(shift)).mean(0)[None])
+        chosen.append(Feature(str(site), position, 0))
+    return bases, chosen

@@ -1,0 +1,485 @@
+"""Circuits: what theory says of parts, effects and faithfulness, and slow references of each."""
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from bathyscope import capture, run, wrap
+from bathyscope.causal.pairs import pair
+from bathyscope.circuits import (
+    Basis,
+    Circuit,
+    Directions,
+    Examples,
+    Feature,
+    Judge,
+    Latents,
+    MaskSettings,
+    Stage,
+    Units,
+    effects_in,
+    feature_edges,
+    feature_effects,
+    learned_circuit,
+    mean_parts,
+    measured_effects,
+    ranked_circuit,
+)
+from bathyscope.errors import UsageError
+from bathyscope.interventions import Replace, Write
+from bathyscope.model import Model
+from bathyscope.readouts import Logit, LogitDiff
+from bathyscope.sites import Site
+from coders_for_tests import identity_coder, random_coder, width_of
+from conftest import tiny_model
+from families import ALL, TinyFamily
+from tokenizers_for_tests import tiny_tokenizer
+
+ANSWER, WRONG = 7, 40
+STEP = 3e-3
+SITES = ("resid_post.0", "resid_post.2")
+
+
+def examples_of(model: Model, n: int = 6, length: int = 5) -> Examples:
+    """Prompts that differ at one or two tokens."""
+    generator = torch.Generator().manual_seed(3)
+    pairs = []
+    for _ in range(n):
+        clean = torch.randint(10, 60, (length,), generator=generator).tolist()
+        corrupted = [clean[0], clean[1] + 3, *clean[2:]]
+        pairs.append(pair(model, clean, corrupted, LogitDiff(ANSWER, WRONG)))
+    return Examples(model, pairs, [str(number // 2) for number in range(n)], ["a", "b"] * (n // 2))
+
+
+def precise(name: str) -> Model:
+    return wrap(ALL[name].build("eager", torch.float64), tiny_tokenizer(), name=name)
+
+
+def coders(model: Model, sites: tuple[str, ...] = SITES) -> dict[Site | str, Basis]:
+    return {
+        site: Latents(random_coder(model.d_model, n_latents=40, k=5, seed=number)) for number, site in enumerate(sites)
+    }
+
+
+def everything(bases: Mapping[Site | str, Basis], length: int, *, errors: bool = True) -> Circuit:
+    return Circuit(
+        bases,
+        [
+            Feature(str(site), position, index)
+            for site, basis in bases.items()
+            for position in range(length)
+            for index in [*range(basis.n_features), *([None] if errors else [])]
+        ],
+        "nodes" if errors else "ablated",
+    )
+
+
+# Parts
+
+
+def test_1_parts_are_joined_to_what_was_taken_apart():
+    x = torch.randn(3, 5, 48, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    bases = [
+        Latents(random_coder(48)),
+        Units(48),
+        Units(48, size=12),
+        Directions(torch.randn(4, 48, generator=torch.Generator().manual_seed(1)).double()),
+    ]
+    for basis in bases:
+        parts = basis.split(x)
+        assert torch.allclose(basis.joined(parts), x, rtol=1e-6, atol=1e-6)
+        assert basis.explains_all == (not parts.error.any())
+
+
+def test_directions_are_orthonormal_and_the_first_is_kept():
+    rows = torch.tensor([[3.0, 4.0, 0.0], [1.0, 1.0, 1.0]])
+    basis = Directions(rows)
+    assert torch.allclose(basis.rows @ basis.rows.T, torch.eye(2), atol=1e-6)
+    assert torch.allclose(basis.rows[0], torch.tensor([0.6, 0.8, 0.0]))
+    with pytest.raises(UsageError, match="not independent"):
+        Directions(torch.tensor([[1.0, 0.0], [2.0, 0.0]]))
+
+
+def test_first_order_effects_are_differences_of_what_is_joined():
+    """<gradient, join(parts + change) - join(parts)>, feature by feature."""
+    generator = torch.Generator().manual_seed(0)
+    x, y, gradient = (torch.randn(2, 3, 48, dtype=torch.float64, generator=generator) for _ in range(3))
+    for basis in (Latents(random_coder(48)), Units(48, size=12)):
+        one, other = basis.split(x), basis.split(y)
+        found = basis.effects(gradient, other - one)
+        assert torch.allclose(found.sum(-1), (gradient * (y - x)).sum(-1), atol=1e-5)
+        alone = torch.zeros_like(one.features)
+        alone[..., 12:24] = (other - one).features[..., 12:24]
+        wanted = (gradient * basis.written(alone)).sum(-1)
+        places = slice(1, 2) if basis.size == 12 else slice(12, 24)
+        assert torch.allclose(found[..., places].sum(-1), wanted, atol=1e-5)
+
+
+# Effects
+
+
+def slow_effects(model: Model, examples: Examples, site: Site, basis: Basis, steps: int) -> Tensor:
+    """Integrated gradients by plain runs and small differences along every feature: no gradient, no shortcut.
+
+    Norms compute in float32 whatever the dtype, so that steps must not be too small.
+    """
+    found = torch.zeros(len(examples), examples.length, basis.n_features + 1, dtype=torch.float64)
+    for number, one in enumerate(examples.pairs):
+        end, start = (capture(model, tokens, [site])[site][0].flatten(1) for tokens in (one.clean, one.corrupted))
+        change = basis.split(end) - basis.split(start)
+        for step in range(steps):
+            middle = torch.lerp(start, end, (step + 0.5) / steps)
+            for position in range(examples.length):
+                for index in range(basis.n_features + 1):
+                    moved = torch.zeros_like(end)
+                    if index == basis.n_features:
+                        moved[position] = change.error[position]
+                    else:
+                        own = slice(index * basis.size, (index + 1) * basis.size)
+                        only = torch.zeros_like(change.features)
+                        only[position, own] = change.features[position, own]
+                        moved = basis.written(only)
+                    if not moved.any():
+                        continue
+                    values = [difference(model, one.clean, site, middle + sign * STEP * moved) for sign in (1, -1)]
+                    found[number, position, index] += (values[0] - values[1]) / (2 * STEP) / steps
+    return found
+
+
+def difference(model: Model, tokens, site: Site, value: Tensor) -> float:
+    shape = capture(model, tokens, [site])[site][0].shape
+    logits = run(model, tokens, writes=[Write(site, Replace(value.reshape(shape)))]).logits[0][-1]
+    return float(logits[ANSWER] - logits[WRONG])
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
+def test_effects_are_those_of_small_steps_along_each_feature(name: str):
+    model = precise(name)
+    examples = examples_of(model, 2)
+    for text, basis in {
+        "resid_post.1": Latents(random_coder(model.d_model, n_latents=12, k=3)),
+        "mlp_out.2": Latents(random_coder(model.d_model, n_latents=12, k=3)),
+        "z.1": Units(width_of(model, Site.parse("z.1")), size=model.architecture.d_head),
+        "embed": Directions(torch.eye(model.d_model)[:3].double()),
+    }.items():
+        site = Site.parse(text)
+        found = feature_effects(model, examples, {site: basis}, steps=2)
+        missed = (found.by_site[site].double() - slow_effects(model, examples, site, basis, 2)).abs().max()
+        assert float(missed) < 1e-3 * float(found.by_site[site].abs().max()), text
+
+
+def test_4_effects_of_a_full_cut_add_up_and_5_those_of_others_do_not(model: Model, family: TinyFamily):
+    if family.moe_layers:
+        pytest.skip("which expert a token is sent to jumps on the way between the runs")
+    examples = examples_of(model)
+    bases = coders(model)
+    gaps = []
+    for steps in (2, 32):
+        found = feature_effects(model, examples, bases, steps=steps)
+        gaps.append([float((found.sums(Site.parse(s)) - found.totals).abs().mean()) for s in SITES])
+    scale = float(found.totals.abs().mean())
+    assert max(gaps[1]) < 0.02 * scale and sum(gaps[1]) <= sum(gaps[0]) + 1e-3 * scale
+    site = Site("z", 1)
+    partly = feature_effects(model, examples, {site: Units(width_of(model, site))}, steps=32)
+    assert float((partly.sums(site) - partly.totals).abs().mean()) > 0.05 * scale
+
+
+def test_one_gradient_serves_every_basis(llama: Model):
+    examples, bases = examples_of(llama), coders(llama)
+    units: dict[Site | str, Basis] = {site: Units(llama.d_model) for site in SITES}
+    known = feature_effects(llama, examples, units)
+    for site, found in feature_effects(llama, examples, bases).by_site.items():
+        assert torch.allclose(effects_in(llama, known, bases).by_site[site], found, atol=1e-5)
+    with pytest.raises(UsageError, match="gradients are known at"):
+        effects_in(llama, known, {"resid_post.3": Units(llama.d_model)})
+
+
+def test_6_where_all_that_follows_is_linear_estimates_are_measured_effects():
+    """No norm follows the last block of this one: the metric is linear in its residual stream."""
+    model = precise("opt_post_norm")
+    site = Site("resid_post", model.n_layers - 1)
+    examples, bases = examples_of(model), {site: Latents(random_coder(model.d_model, n_latents=20, k=4))}
+    integrated = feature_effects(model, examples, bases, steps=3)
+    gradient = feature_effects(model, examples, bases, method="attribution-patching")
+    assert torch.allclose(integrated.by_site[site], gradient.by_site[site], atol=1e-8)
+    compared = measured_effects(model, examples, integrated, [one for one, _ in integrated.top(15)])
+    assert compared.effects == pytest.approx(compared.estimates, abs=1e-6)
+    assert compared.rank_correlation == pytest.approx(1) and max(map(abs, compared.effects)) > 1e-2
+
+
+def test_8_the_other_way_round_with_the_answers_swapped_is_the_same(llama: Model):
+    examples = examples_of(llama)
+    swapped = [pair(llama, one.corrupted.ids, one.clean.ids, LogitDiff(WRONG, ANSWER)) for one in examples.pairs]
+    bases = {"resid_post.1": Latents(random_coder(llama.d_model))}
+    site = Site("resid_post", 1)
+    one, other = (feature_effects(llama, some, bases) for some in (examples, Examples(llama, swapped)))
+    assert torch.allclose(one.by_site[site], other.by_site[site], atol=1e-5) and one.by_site[site].abs().max() > 1e-3
+
+
+def test_9_the_number_of_pairs_together_changes_nothing(llama: Model, monkeypatch: pytest.MonkeyPatch):
+    examples, bases = examples_of(llama, 8), coders(llama)
+    whole = feature_effects(llama, examples, bases)
+    monkeypatch.setattr("bathyscope.circuits.runs.GRAPH_ROWS", 3)
+    monkeypatch.setattr("bathyscope.circuits.runs.ROWS", 3)
+    again = feature_effects(llama, examples, bases)
+    for site in whole.by_site:
+        assert torch.allclose(whole.by_site[site], again.by_site[site], atol=1e-5)
+    alone = feature_effects(llama, examples.part([5]), bases)
+    assert torch.allclose(alone.by_site[site][0], whole.by_site[site][5], atol=1e-5)
+
+
+def test_10_what_does_not_change_has_no_effect(llama: Model):
+    examples, bases = examples_of(llama), coders(llama)
+    found = feature_effects(llama, examples, bases)
+    for site, effects in found.by_site.items():
+        assert not effects[:, 0].any(), "the first token is the same in both runs"
+        silent = (bases[str(site)].split(capture(llama, examples.clean, [site])[site][0]).features == 0).all()
+        assert not silent
+    assert all(one.position > 0 for one, _ in found.top(10_000))
+
+
+def test_measured_effects_are_plain_runs(llama: Model):
+    examples, site = examples_of(llama), Site("resid_post", 1)
+    basis = Latents(random_coder(llama.d_model))
+    effects = feature_effects(llama, examples, {site: basis})
+    chosen = [one for one, _ in effects.top(4)] + [Feature(str(site), 2, None)]
+    found = measured_effects(llama, examples, effects, chosen)
+    for one, effect in zip(chosen, found.effects, strict=True):
+        wanted = []
+        for each in examples.pairs:
+            clean, corrupted = (capture(llama, tokens, [site])[site][0] for tokens in (each.clean, each.corrupted))
+            change = basis.split(corrupted) - basis.split(clean)
+            after = clean.clone()
+            if one.index is None:
+                after[one.position] += change.error[one.position]
+            else:
+                after[one.position] += change.features[one.position, one.index] * basis.coder.decoder[one.index]
+            wanted.append(difference(llama, each.clean, site, clean) - difference(llama, each.clean, site, after))
+        assert effect == pytest.approx(sum(wanted) / len(wanted), abs=1e-4)
+
+
+# Edges
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
+def test_7_edges_add_up_at_both_ends(name: str):
+    """All edges into a feature are its linearised effect; all edges out of one are its own effect."""
+    model = precise(name)
+    examples = examples_of(model, 2)
+    texts = ("resid_post.0", "attn_out.1", "mlp_out.1", "resid_post.1", "resid_post.2")
+    bases = {text: Latents(random_coder(model.d_model, n_latents=10, k=4, seed=n)) for n, text in enumerate(texts)}
+    effects = feature_effects(model, examples, bases, method="attribution-patching")
+    features = sorted(everything(bases, examples.length).features, key=str)
+    found = feature_edges(model, examples, effects, features)
+    out = {one: 0.0 for one in features}
+    into = {one: 0.0 for one in features}
+    for edge in found:
+        out[edge.source] += edge.weight
+        if edge.target is not None:
+            into[edge.target] += edge.weight
+    for one in features:
+        site = Site.parse(one.site)
+        own = float(effects.mean(site)[one.position, -1 if one.index is None else one.index])
+        assert out[one] == pytest.approx(own, abs=1e-5), one
+    cut = Site("resid_post", 0)
+    change = (capture(model, examples.clean, [cut])[cut], capture(model, examples.corrupted, [cut])[cut])
+    for text in ("attn_out.1", "mlp_out.1", "resid_post.1"):
+        for index, position in ((0, 1), (None, 4)):
+            one = Feature(text, position, index)
+            if text == "attn_out.1":
+                wanted = slope_along(model, examples, effects, one, cut, change)
+                assert into[one] == pytest.approx(wanted, rel=2e-3, abs=1e-4), one
+    assert sum(edge.target is None for edge in found) > 5 and any(edge.source.index is None for edge in found)
+
+
+def slope_along(model: Model, examples: Examples, effects, one: Feature, cut: Site, change) -> float:
+    """How a feature, times the metric's gradient by it, changes as the cut below goes from clean to corrupted."""
+    site, basis = Site.parse(one.site), effects.bases[Site.parse(one.site)]
+    total = 0.0
+    for number, pair_ in enumerate(examples.pairs):
+        clean, corrupted = change[0][number], change[1][number]
+        values = []
+        for sign in (1, -1):
+            write = Write(cut, Replace(clean + sign * STEP * (clean - corrupted)))
+            parts = basis.split(run(model, pair_.clean, reads=[site], writes=[write]).activations[site][0])
+            gradient = effects.gradients[site][number]
+            if one.index is None:
+                values.append(float(parts.error[one.position] @ gradient[one.position]))
+            else:
+                pulled = basis.pulled(gradient)[one.position, one.index]
+                values.append(float(parts.features[one.position, one.index] * pulled))
+        total += (values[0] - values[1]) / (2 * STEP)
+    return total / len(examples)
+
+
+# Circuits
+
+
+def test_2_everything_is_the_model_and_nothing_is_nothing(model: Model, family: TinyFamily):
+    examples, bases = examples_of(model), coders(model)
+    stage = Stage.of(model, examples, bases)
+    judge = Judge.of(stage)
+    plain = [run(model, one.clean).logits[0][-1] for one in examples.pairs]
+    wanted = torch.stack([one[ANSWER] - one[WRONG] for one in plain]).double()
+    assert torch.allclose(judge.whole, wanted, atol=1e-4), "latents and errors together change no logit"
+    whole, nothing = judge.judge(everything(bases, examples.length)), judge.judge(Circuit(bases, []))
+    assert whole.faithfulness == pytest.approx(1, abs=1e-6) and whole.completeness == pytest.approx(0, abs=1e-6)
+    assert nothing.faithfulness == pytest.approx(0, abs=1e-6) and nothing.completeness == pytest.approx(1, abs=1e-6)
+    assert whole.distance < 1e-6 and nothing.distance == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("ablation", ["mean", "zero", "resample"])
+def test_a_circuit_is_a_plain_run_with_each_site_rewritten(llama: Model, ablation: str):
+    """Site after site by plain runs, each reading what the one before it left."""
+    examples, bases = examples_of(llama), coders(llama)
+    stage = Stage.of(llama, examples, bases, ablation=ablation, seed=1)  # type: ignore[arg-type]
+    circuit = ranked_circuit(feature_effects(llama, examples, bases), 12)
+    found = Judge.of(stage).judge(circuit)
+    values = []
+    for number, one in enumerate(examples.pairs):
+        writes: list[Write] = []
+        for text, basis in bases.items():
+            site = Site.parse(str(text))
+            x = run(llama, one.clean, reads=[site], writes=writes).activations[site][0]
+            parts, gates = basis.split(x), circuit.gates(site, examples.length, basis)
+            reference = stage.references[site]
+            reference = reference[number] if reference.error.ndim == 3 else reference
+            kept = parts * gates + reference * gates.complement()
+            writes.append(Write(site, Replace(basis.joined(kept))))
+        logits = run(llama, one.clean, writes=writes).logits[0][-1]
+        values.append(float(logits[ANSWER] - logits[WRONG]))
+    assert found.circuit == pytest.approx(sum(values) / len(values), abs=1e-4)
+    assert found.accuracy == sum(value > 0 for value in values) / len(values)
+    assert found.size == 12 and abs(found.faithfulness - 1) > 1e-3
+
+
+def test_the_mean_is_that_of_corrupted_prompts(llama: Model):
+    examples, bases = examples_of(llama), coders(llama)
+    site = Site("resid_post", 2)
+    found = mean_parts(llama, examples, bases)[site]
+    parts = [bases[str(site)].split(capture(llama, tokens, [site])[site][0]) for tokens in examples.corrupted]
+    assert torch.allclose(found.features, torch.stack([one.features for one in parts]).mean(0), atol=1e-5)
+    assert torch.allclose(found.error, torch.stack([one.error for one in parts]).mean(0), atol=1e-5)
+
+
+def test_3_a_coder_that_loses_nothing_has_no_error_and_is_its_neurons(llama: Model):
+    examples = examples_of(llama)
+    width = llama.d_model
+    coded = {site: Latents(identity_coder(width)) for site in SITES}
+    plain = {site: Units(width) for site in SITES}
+    stages = [Stage.of(llama, examples, bases) for bases in (coded, plain)]
+    effects = [feature_effects(llama, examples, bases) for bases in (coded, plain)]
+    for text in SITES:
+        site = Site.parse(text)
+        both = effects[0].by_site[site]
+        assert torch.allclose(both[..., :width] + both[..., width:-1], effects[1].by_site[site][..., :-1], atol=1e-5)
+        assert float(both[..., -1].abs().max()) < 1e-5
+    chosen = ranked_circuit(effects[1], 30).features
+    doubled = [Feature(one.site, one.position, i) for one in chosen for i in (one.index, one.index + width)]
+    found = [
+        Judge.of(stage).judge(Circuit(SITES, ones, "ablated"))
+        for stage, ones in zip(stages, (doubled, chosen), strict=True)
+    ]
+    assert found[0].faithfulness == pytest.approx(found[1].faithfulness, abs=1e-4)
+    without = Judge.of(stages[0]).judge(everything(coded, examples.length, errors=False))
+    assert without.faithfulness == pytest.approx(1, abs=1e-4)
+
+
+def test_an_interval_holds_the_value_and_is_of_groups(llama: Model):
+    examples, bases = examples_of(llama, 12), coders(llama)
+    judge = Judge.of(Stage.of(llama, examples, bases))
+    circuit = ranked_circuit(feature_effects(llama, examples, bases), 20)
+    found = judge.judge(circuit)
+    assert found.low < found.faithfulness < found.high
+    one = Examples(llama, examples.pairs, ["same"] * 12, examples.cases)
+    single = Judge.of(Stage.of(llama, one, bases)).judge(circuit)
+    assert single.low == pytest.approx(single.high), "one group cannot be drawn differently"
+    assert set(found.by_case) == {"a", "b"}
+    means = [sum(pair) / 2 for pair in zip(*found.by_case.values(), strict=True)]
+    assert means == pytest.approx([found.model, found.circuit])
+
+
+def test_errors_are_nodes_or_ablated_or_kept(llama: Model):
+    examples, bases = examples_of(llama), coders(llama)
+    stage = Stage.of(llama, examples, bases)
+    effects = feature_effects(llama, examples, bases)
+    sizes = {errors: ranked_circuit(effects, 10, errors=errors) for errors in ("nodes", "ablated", "kept")}
+    assert any(one.index is None for one in sizes["nodes"].features)
+    assert not any(one.index is None for one in sizes["ablated"].features | sizes["kept"].features)
+    found = {errors: Judge.of(stage).judge(circuit).circuit for errors, circuit in sizes.items()}
+    assert len({round(value, 4) for value in found.values()}) == 3
+    free = Judge.of(stage, errors_kept=True).judge(Circuit(bases, [], "kept"))
+    assert free.faithfulness == pytest.approx(0, abs=1e-6)
+
+
+# Masks
+
+
+def test_a_mask_finds_the_features_that_were_planted():
+    """The model reads the answer off four of many coordinates: a small mask keeps what matters, and is faithful."""
+    model = precise("opt_post_norm")
+    site = Site("resid_post", model.n_layers - 1)
+    examples, bases = examples_of(model, 16), {site: Units(model.d_model)}
+    effects = feature_effects(model, examples, bases)
+    stage = Stage.of(model, examples, bases)
+    judge = Judge.of(stage)
+    found = {}
+    settings = MaskSettings(candidates=200, steps=200, pairs=16, learning_rate=0.1)
+    for penalty in (0.003, 0.3):
+        found[penalty] = judge.judge(learned_circuit(stage, effects, penalty, settings))
+    assert found[0.3].size < found[0.003].size < 200
+    assert found[0.003].faithfulness == pytest.approx(1, abs=0.1)
+    ranked = judge.judge(ranked_circuit(effects, found[0.003].size))
+    assert found[0.003].distance <= ranked.distance + 0.02
+
+
+def test_a_mask_is_the_same_for_a_seed(llama: Model):
+    examples, bases = examples_of(llama), coders(llama)
+    effects, stage = feature_effects(llama, examples, bases), Stage.of(llama, examples, bases)
+    settings = MaskSettings(candidates=60, steps=10, pairs=4)
+    one, other = (learned_circuit(stage, effects, 0.3, settings) for _ in range(2))
+    assert one == other and 0 < len(one) <= 60
+
+
+# Refusals and records
+
+
+def test_a_feature_is_what_was_written():
+    for text in ("resid_post.12/281@1", "z.3/0@4", "embed/error@0"):
+        assert str(Feature.parse(text)) == text
+    circuit = Circuit(SITES, [Feature(SITES[0], 1, 3), Feature(SITES[1], 2, None)])
+    assert Circuit.from_dict(circuit.to_dict()) == circuit
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda m, e: Examples(m, []), "no pair"),
+        (lambda m, e: Examples(m, e.pairs, ["a"]), "1 groups"),
+        (lambda m, e: Examples(m, [*e.pairs, pair(m, "a b", "a c", LogitDiff(1, 2))]), "pair 6 has"),
+        (lambda m, e: Examples(m, [pair(m, "a b", "a c", Logit(1))]), "circuits explain a LogitDiff"),
+        (lambda m, e: Feature.parse("resid_post.12"), "is no feature"),
+        (lambda m, e: Circuit(SITES, [Feature("resid_post.1", 0, 0)]), "features of its sites"),
+        (lambda m, e: Circuit(SITES, [Feature(SITES[0], 0, None)], "ablated"), "errors='nodes'"),
+        (lambda m, e: Circuit(SITES, [], "some"), "errors='some'"),
+        (lambda m, e: feature_effects(m, e, {}), "no site"),
+        (lambda m, e: feature_effects(m, e, coders(m), steps=0), "0 steps"),
+        (lambda m, e: feature_effects(m, e, {"resid_post.0": Units(7)}), "width 7"),
+        (lambda m, e: feature_effects(m, e, coders(m), method="exact"), "method='exact'"),
+        (lambda m, e: Stage.of(m, e, coders(m), ablation="noise"), "ablation='noise'"),
+        (lambda m, e: Stage.of(m, e, coders(m)).gates(Circuit(SITES[:1], [])), "the sites are"),
+        (
+            lambda m, e: Stage.of(m, e, coders(m)).gates(Circuit(SITES, [Feature(SITES[0], 9, 0)])),
+            "positions 0 to 4",
+        ),
+        (lambda m, e: Units(48, size=7), "a divisor"),
+        (lambda m, e: Latents(random_coder(48, 48, site=Site("mlp_out", 0), target=Site("mlp_out", 1))), "transcoder"),
+        (lambda m, e: MaskSettings(steps=0), "at least one"),
+    ],
+)
+def test_what_makes_no_circuit_is_refused(make, message: str):
+    model = tiny_model()
+    with pytest.raises(UsageError, match=message):
+        make(model, examples_of(model))
