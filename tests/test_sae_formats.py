@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bathyscope.errors import BathyscopeWarning, StorageError, UsageError
 from bathyscope.sae import KeepAbove, KeepTop, SparseCoder, coder_folders, load_coder, save_coder
-from bathyscope.sae.formats import base, find_coder, hub, writable
+from bathyscope.sae.formats import archives, base, find_coder, hub, writable
 from bathyscope.sae.formats.saelens import hook_name
 from bathyscope.sites import COMPONENTS, GLOBAL, Site
 
@@ -589,6 +589,19 @@ def test_a_threshold_that_was_never_measured_is_told(tmp_path, x):
         coder = load_coder(folder)
     _, wanted = dictionary("AutoEncoderTopK")
     assert (coder.encode(x).l0() > wanted(x)[0].count_nonzero(-1)).any()
+
+
+def test_a_file_is_claimed_without_its_tensors_being_read(tmp_path, monkeypatch):
+    """Every format is asked; the numbers are read once, by the one that loads."""
+    width, n_latents, read = 6, 9, []
+    shapes = {"bias": (width,), "encoder.weight": (n_latents, width), "encoder.bias": (n_latents,)}
+    tensors = {name: torch.randn(shape) for name, shape in {**shapes, "decoder.weight": (width, n_latents)}.items()}
+    torch.save(tensors, tmp_path / "ae.pt")
+    (tmp_path / "config.json").write_text("{}")
+    own = archives._own
+    monkeypatch.setattr(archives, "_own", lambda path, name, value: read.append(name) or own(path, name, value))
+    assert load_coder(tmp_path).n_latents == n_latents
+    assert sorted(read) == sorted(tensors)
 
 
 def test_what_is_refused_of_dictionary_learning(tmp_path):

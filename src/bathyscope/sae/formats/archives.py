@@ -43,6 +43,16 @@ def read_numpy(path: Path) -> Weights:
             return Weights(path, {name: torch.from_numpy(arrays[name].copy()) for name in arrays.files})
 
 
+def names_in_torch(path: Path) -> frozenset[str]:
+    """The names in the dict that a file of torch holds, of which no tensor is read.
+
+    Raises:
+        StorageError: as `read_torch` does.
+    """
+    with _opened(path) as archive:
+        return frozenset(map(str, _mapped(path, archive)))
+
+
 def read_torch(path: Path) -> dict[str, Any]:
     """The dict that a file of torch holds: tensors, numbers, text and dicts of these.
 
@@ -50,20 +60,7 @@ def read_torch(path: Path) -> dict[str, Any]:
         StorageError: it is damaged, announces more than it holds, or asks for anything but tensors.
     """
     with _opened(path) as archive:
-        entries = archive.infolist()
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-            raise ValueError("it is compressed, as torch never writes it")
-        about = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
-        if len(about) != 1 or about[0].file_size > MOST_OF_A_DIRECTORY:
-            raise ValueError("its directory is missing or too large")
-        _check_names(archive.read(about[0]))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # Mapped, since torch would otherwise believe what the file says of the length of a storage.
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if not isinstance(found, dict):
-            raise TypeError(f"it holds a {type(found).__name__}")
-        return {str(name): _own(path, str(name), value) for name, value in found.items()}
+        return {str(name): _own(path, str(name), value) for name, value in _mapped(path, archive).items()}
 
 
 def tensors_of(path: Path, found: dict[str, Any]) -> Weights:
@@ -88,6 +85,24 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
             f"{path} could not be read ({type(error).__name__}: {reason})",
             "a whole archive of arrays, with no Python objects in it, is needed",
         ) from error
+
+
+def _mapped(path: Path, archive: zipfile.ZipFile) -> dict[Any, Any]:
+    """What a file of torch holds, looked through first; its tensors are those of the file, and not read yet."""
+    entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("it is compressed, as torch never writes it")
+    about = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
+    if len(about) != 1 or about[0].file_size > MOST_OF_A_DIRECTORY:
+        raise ValueError("its directory is missing or too large")
+    _check_names(archive.read(about[0]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Mapped, since torch would otherwise believe what the file says of the length of a storage.
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    if not isinstance(found, dict):
+        raise TypeError(f"it holds a {type(found).__name__}")
+    return found
 
 
 def _check_array(path: Path, entry: zipfile.ZipInfo, file: IO[bytes]) -> None:

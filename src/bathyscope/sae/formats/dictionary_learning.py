@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, Final
 
 import torch
@@ -11,7 +11,7 @@ from typing_extensions import override
 from bathyscope.errors import BathyscopeWarning
 from bathyscope.sae.code import KeepAbove, KeepTop, Selection
 from bathyscope.sae.coder import SparseCoder
-from bathyscope.sae.formats.archives import read_torch, tensors_of
+from bathyscope.sae.formats.archives import names_in_torch, read_torch, tensors_of
 from bathyscope.sae.formats.base import Format, site_of
 from bathyscope.sae.formats.gates import gated
 from bathyscope.sae.formats.place import Place
@@ -42,7 +42,7 @@ class DictionaryLearning(Format):
     @override
     def claims(self, place: Place) -> bool:
         path = place.find("ae.pt", ".pt")
-        return path is not None and bool(_classes(set(read_torch(path))))
+        return path is not None and bool(_classes(names_in_torch(path)))
 
     @override
     def load(self, place: Place) -> SparseCoder:
@@ -78,7 +78,7 @@ class DictionaryLearning(Format):
         )
 
 
-def _classes(names: set[str]) -> list[str]:
+def _classes(names: Set[str]) -> list[str]:
     """The classes that save tensors of these names."""
     found = [kind for kind, keys in KEYS.items() if keys == names]
     return ["AutoEncoderTopK", *found] if found == ["BatchTopKSAE"] else found

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from bathyscope.sae.code import KeepAbove, KeepTop, Selection
 from bathyscope.sae.coder import SparseCoder
-from bathyscope.sae.formats.archives import read_torch, tensors_of
+from bathyscope.sae.formats.archives import names_in_torch, read_torch, tensors_of
 from bathyscope.sae.formats.base import Format
 from bathyscope.sae.formats.place import Place
 from bathyscope.sae.formats.weights import Weights
@@ -36,7 +36,7 @@ class OpenAi(Format):
     @override
     def claims(self, place: Place) -> bool:
         path = place.find("autoencoder.pt", ".pt")
-        return path is not None and {"pre_bias", "latent_bias"} <= set(read_torch(path))
+        return path is not None and {"pre_bias", "latent_bias"} <= names_in_torch(path)
 
     @override
     def load(self, place: Place) -> SparseCoder:
