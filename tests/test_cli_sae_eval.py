@@ -94,7 +94,7 @@ def test_a_person_sees_tables_and_what_they_mean(bathyscope, tiny, folder, text,
     for name in SITES:
         row = next(line for line in done.out.splitlines() if line.split()[:1] == [name])
         assert f"{one[name].reconstruction.fvu:.3f}" in row and f"{one[name].loss.delta_ce:.3f}" in row
-    assert "fraction of variance unexplained" in done.out and "sinks: " in done.out
+    assert "fraction of variance unexplained" in done.out and "sinks and special tokens: " in done.out
     assert max(map(len, done.out.splitlines())) <= 100
     assert "<script" not in page.read_text("utf-8") and SITES[1] in page.read_text("utf-8")
 

@@ -17,10 +17,21 @@ from bathyscope.fitting import usable
 from bathyscope.interventions import Replace, Write
 from bathyscope.model import Model
 from bathyscope.results import Result
-from bathyscope.sae import CoderEvaluation, CoderEvaluations, SparseCoder, evaluate, evaluate_coder, evaluate_coders
+from bathyscope.sae import (
+    CoderEvaluation,
+    CoderEvaluations,
+    Reader,
+    SparseCoder,
+    StreamedActivations,
+    WeightedTexts,
+    evaluate,
+    evaluate_coder,
+    evaluate_coders,
+)
 from bathyscope.sae.evaluate import batches, spread
 from bathyscope.sae.losses import Spliced
 from bathyscope.sae.places import Place
+from bathyscope.sae.reading import read_latents
 from bathyscope.sae.reconstruction import DENSITIES, Sums, Tally, sum_of
 from bathyscope.sites import Site, residual_site
 from bathyscope.texts import Texts, given_texts, windows
@@ -132,7 +143,8 @@ def reference(model: Model, coder: SparseCoder, text: Texts) -> dict[str, Any]:
         read = capture(model, window, [site, target, *streams])
         kept["x"].append(read[site][0].flatten(1))
         kept["y"].append(read[target][0].flatten(1))
-        kept["used"].append(torch.stack([usable(read[stream][0]) for stream in streams]).all(0))
+        special = torch.tensor([one in model.tokenizer.all_special_ids for one in window.ids])
+        kept["used"].append(torch.stack([usable(read[stream][0]) for stream in streams]).all(0) & ~special)
         kept["place"].append(torch.arange(len(window)) * 2 >= len(window))
     x, y, used = (torch.cat(kept[name]) for name in ("x", "y", "used"))
     made = coder.reconstruct(x)
@@ -209,6 +221,29 @@ def test_measures_leave_sinks_out_and_say_so(with_sinks: Model):
     # A few positions are nearly all the variance: a coder that gives them alone back looks perfect, pooled.
     assert classes["sink"]["share"] < 0.2 and classes["sink"]["variance"] > 0.8
     assert classes["sink"]["norm"] > 10 * classes["second half"]["norm"]
+
+
+def test_what_is_left_out_of_training_is_left_out_of_evaluation_and_reading():
+    """One of the commonest tokens is made a special one: no row of it is trained on, measured, spliced or read."""
+    tokenizer = tiny_tokenizer()
+    model = wrap(ALL["llama"].build("eager", torch.float64), tokenizer, name="special")
+    ids = [token for window in windows(model, texts(), length=LENGTH) for token in window.ids[1:]]
+    common = max(set(ids), key=ids.count)
+    tokenizer.add_special_tokens({"additional_special_tokens": [tokenizer.convert_ids_to_tokens(common)]})
+    assert common in tokenizer.all_special_ids and ids.count(common) > 20
+    coder = fitting_coder(model, "resid_post.1")
+    found = evaluate_coder(model, coder, texts(), length=LENGTH)
+    assert_same(found, reference(model, coder, texts()))
+    cut = list(windows(model, texts(), length=LENGTH))
+    assert [token for window in cut for token in window.ids[1:]] == ids, "the text is cut as it was"
+    assert found.reconstruction.by_class["special"]["tokens"] == ids.count(common)
+    model = wrap(ALL["llama"].build("eager"), tokenizer, name="special")  # windows of several lengths run together
+    reader = Reader(model, (Site("resid_post", 1),), (WeightedTexts(texts()),), length=LENGTH)
+    (trained,) = StreamedActivations(reader).portions(1, 0)
+    assert len(trained.rows) == found.reconstruction.n
+    looked_at = read_latents(model, fitting_coder(model, "resid_post.1"), texts(), length=LENGTH)
+    assert looked_at.activity.n_rows == found.reconstruction.n
+    assert looked_at.activity.n_sinks == len(ids) + len(cut) - found.reconstruction.n
 
 
 def test_a_coder_that_knows_sinks_alone_looks_perfect_where_they_are_pooled(with_sinks: Model):

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from bathyscope.errors import UsageError
 from bathyscope.probing import Logistic
-from bathyscope.sae import KeepAbove, SparseCoder, absorption, sparse_probing
-from bathyscope.sae.probing_latents import by_difference
+from bathyscope.sae import KeepAbove, SparseCoder, Splice, absorption, sparse_probing
+from bathyscope.sae.places import CLASSES
+from bathyscope.sae.probing_latents import FewLatents, _latents, _shuffled, by_difference
+from bathyscope.sae.reconstruction import Tally
 from bathyscope.sites import Site
+from coders_for_tests import random_coder
 
 pytest.importorskip("sklearn")
 
@@ -125,7 +128,69 @@ def test_the_control_says_what_chance_gives():
     )
     found = absorption(loud, x, has)
     assert found.control == found.silent == found.absorbed > 0.15
-    assert absorption(coder, x, has, cosine=0.5).control == 0
+    # With no crowd there is but the one that takes the label's place: some directions are near it, by what it is for.
+    alone = absorption(coder, x, has, cosine=0.5)
+    assert 0 < alone.control < alone.absorbed
+
+
+def test_the_control_says_what_chance_gives_at_a_models_width():
+    """In 512 dimensions no random direction is near a decoder row; but activations vary along few of them.
+
+    All latents but the label's stand for those directions and are always active: so one is active near the direction
+    of any labels, wherever the label's own is silent.
+    """
+    width, n_topics = 512, 6
+    label, *topics = torch.linalg.qr(noise(width, 1 + n_topics, seed=3)).Q.T
+    has = torch.arange(N) % 2 == 0
+    weak = torch.rand(N, generator=torch.Generator().manual_seed(0)) < 0.3
+    x = (has * torch.where(weak, 1.5, 4.0))[:, None] * label + noise(N, n_topics, seed=4).abs() @ torch.stack(
+        topics
+    ) * 3
+    rows = torch.stack([label, *topics, *(-one for one in topics)])
+    bias = torch.tensor([-2.0] + [20.0] * (2 * n_topics))
+    coder = SparseCoder(rows, bias, rows, torch.zeros(width), KeepAbove(torch.tensor(0.0)))
+    found = absorption(coder, x, has.tolist())
+    assert set(found.latents) == {0} and found.silent > 0.2
+    assert found.control == pytest.approx(found.silent, abs=0.02), "every direction of shuffled labels is near a topic"
+    random = torch.randn(50, width, generator=torch.Generator().manual_seed(1))
+    cosines = torch.nn.functional.cosine_similarity(random[:, None], rows[None], dim=2)
+    assert float(cosines.max()) < 0.25, "a random direction would find nothing"
+
+
+def test_shuffled_labels_say_nothing_of_the_label():
+    numbers = numpy.array([0] * 30 + [1] * 50, numpy.intp)
+    for seed in range(5):
+        found = _shuffled(numbers, numpy.random.default_rng(seed))
+        assert found[numbers == 0].sum() == 15 and found[numbers == 1].sum() == 25
+    assert sorted(_shuffled(numpy.array([0, 1], numpy.intp), numpy.random.default_rng(0)).tolist()) == [0, 1]
+
+
+def test_the_random_control_draws_latents_that_are_active():
+    """Three of forty are; five are asked for, and what is silent everywhere is no control of anything."""
+    latents = numpy.zeros((30, 40))
+    latents[:, [4, 17, 33]] = noise(30, 3).abs().numpy()
+    labels = numpy.arange(30) % 2
+    for seed in range(4):
+        for k, wanted in ((2, 2), (5, 3)):
+            chosen = FewLatents(k, seed).fit(latents, labels).chosen
+            assert len(set(chosen)) == len(chosen) == wanted and set(chosen) <= {4, 17, 33}
+    assert len(FewLatents(2, 0).fit(numpy.zeros((30, 40)), labels).chosen) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_code_is_computed_in_the_finer_dtype(dtype: torch.dtype):
+    """One rule for encoding, reconstruction, splices, tallies and probing, whatever the inputs are in."""
+    coder = random_coder(WIDTH, site=Site("embed"), target=Site("embed"))
+    x = noise(N, WIDTH).to(dtype)
+    finer = torch.promote_types(dtype, torch.float32)
+    code, wanted = coder.encode(x), coder.encode(x.to(finer))
+    assert code.values.dtype == coder.reconstruct(x).dtype == finer
+    assert torch.equal(code.dense(), wanted.dense())
+    assert torch.equal(Splice(coder, error="drop").apply(x), coder.reconstruct(x.to(finer)).to(dtype))
+    assert numpy.array_equal(_latents(coder, x), wanted.dense().double().numpy())
+    tally = Tally(coder)
+    tally.add(x, x, torch.full((N,), CLASSES.index("first half")))
+    assert tally.used.error == float((x.double() - coder.reconstruct(x.to(finer)).double()).square().sum())
 
 
 def test_what_cannot_be_probed_is_refused():

@@ -31,10 +31,10 @@ from bathyscope.sae.reading import (
 )
 from bathyscope.sae.reading.activity import edge
 from bathyscope.sae.reading.dashboard import page_data
-from bathyscope.sae.reading.examples import SAME, Best
+from bathyscope.sae.reading.examples import SAME, Best, at_random
 from bathyscope.sae.reading.latent import LABEL_F1, LABEL_GAIN
 from bathyscope.sae.reading.passes import Block, Entries
-from bathyscope.sae.reading.reading import AFTER, BEFORE
+from bathyscope.sae.reading.reading import AFTER, BEFORE, SAMPLED
 from bathyscope.sae.reading.rule_choice import best_sets, choose_rules
 from bathyscope.sae.reading.rule_counts import Counts
 from bathyscope.sae.reading.rule_finding import RuleFinder
@@ -210,6 +210,28 @@ def test_samples_are_of_each_quarter_and_sorted(readings):
         values = [sample.activation for sample in one.samples]
         assert values == sorted(values, reverse=True)
         assert len({sample.score for sample in one.samples}) == 8
+
+
+def test_samples_are_of_all_active_positions(readings, slowly):
+    """Those of the lowest scores of a hash, sorted slowly: several of a window, and of one context, among them."""
+    together = same = 0
+    for latent in range(N_LATENTS):
+        places, at = [], 0
+        for ids, dense, _, _ in slowly:
+            places += [at + one for one in dense[:, latent].nonzero().flatten().tolist()]
+            at += len(ids)
+        every = torch.tensor(places, dtype=torch.int64)
+        scored = at_random(Entries(torch.full_like(every, latent), every, torch.ones(len(every)), every.float()), 0)
+        drawn = every[scored.scores.argsort(descending=True)[:SAMPLED]].tolist()
+        found = readings.samples.places[latent]
+        assert set(found[found >= 0].tolist()) <= set(drawn)
+        starts = torch.tensor([0, *(len(one[0]) for one in slowly)]).cumsum(0)
+        window = torch.searchsorted(starts, torch.tensor(drawn), right=True)
+        together += len(drawn) - len(window.unique())
+        ids = torch.tensor([token for one in slowly for token in one[0]])
+        contexts = [tuple(ids[max(0, one - SAME + 1) : one + 1].tolist()) for one in drawn]
+        same += len(contexts) - len(set(contexts))
+    assert together > 10 and same > 10
 
 
 def test_samples_are_drawn_without_regard_to_activation(coder, texts):

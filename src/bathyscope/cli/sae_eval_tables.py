@@ -56,7 +56,7 @@ def _about(one: "CoderEvaluation") -> list[str]:
     return [
         f"model: {one.provenance['models'][0]['model']}",
         f"text:  {texts}, {spec['tokens']:,} tokens in windows of {spec['length']}; losses on {one.loss.n:,}",
-        f"sinks: {measured.left_out:.2%} of the tokens are left out, and left unspliced",
+        f"sinks and special tokens: {measured.left_out:.2%} of the tokens are left out, and left unspliced",
     ]
 
 

@@ -69,6 +69,17 @@ class Side:
         """Which positions of a window are no sinks in any of those streams, (positions,)."""
         return torch.stack([usable(read[stream][window]).cpu() for stream in self.streams()]).all(0)
 
+    def ordinary(self, read: Activations, window: int, tokens: Tokens) -> Tensor:
+        """Which positions of a window are neither sinks nor special tokens, (positions,).
+
+        What sparse coders are trained on is this, and so what they are measured on and read on.
+        """
+        return self.usable(read, window) & ~torch.isin(torch.tensor(tokens.ids), self._special)
+
+    @cached_property
+    def _special(self) -> Tensor:
+        return torch.tensor(sorted(self.model.tokenizer.all_special_ids), dtype=torch.long)
+
     def streams(self) -> set[Site]:
         """The residual stream at the layer of each site, which tells where sinks are."""
         last = self.model.n_layers - 1

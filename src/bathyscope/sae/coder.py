@@ -125,12 +125,13 @@ class SparseCoder:
         return nn.functional.linear(x, self.encoder.to(x), self.encoder_bias.to(x))
 
     def encode(self, x: Tensor) -> Code:
-        """The code of inputs, (rows, d_in).
+        """The code of inputs, (rows, d_in), computed in the finer of the two dtypes.
 
         Raises:
             UsageError: inputs of another width, or that are not finite.
         """
         self._check_input(x)
+        x = self._finer(x)
         if not len(x):
             return Code(x.new_zeros(0, 1, dtype=torch.long), x.new_zeros(0, 1), self.n_latents)
         blocks = [self.selection.select(self.pre_activations(block)) for block in x.split(BLOCK)]
@@ -155,9 +156,11 @@ class SparseCoder:
             x: the inputs.
             code: their code, where it is known already, or another one to be put in its place.
         """
-        x = x.to(torch.promote_types(x.dtype, self.encoder.dtype))
         found = self.decode(self.encode(x) if code is None else code)
-        return found if self.skip is None else found + x @ self.skip.to(x)
+        if self.skip is None:
+            return found
+        x = self._finer(x)
+        return found + x @ self.skip.to(x)
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor by name, the threshold among them."""
@@ -201,6 +204,10 @@ class SparseCoder:
         if len(shape) != 2 or 0 in shape:
             raise UsageError(f"a coder whose {name} has shape {shape} was given", "it is (latents, width)")
         return shape
+
+    def _finer(self, x: Tensor) -> Tensor:
+        """Inputs in the dtype that they are encoded in: everything made of a code has it, too."""
+        return x.to(torch.promote_types(x.dtype, self.encoder.dtype))
 
     def _framed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if not self.normed:

@@ -49,8 +49,9 @@ def evaluate_coder(
     """Measure how well a coder reconstructs, and what its error costs the model.
 
     Attention sinks (the first position of each window, and any whose residual stream is over ten times as long as
-    the window's median) are left out of every number but those that say so, and are left as they are in each run that
-    a loss is taken from. All else is summed up in float64 over the whole text, not averaged over batches.
+    the window's median) and special tokens, which no coder is trained on, are left out of every number but those that
+    say so, and are left as they are in each run that a loss is taken from. All else is summed up in float64 over the
+    whole text, not averaged over batches.
 
     Args:
         model: the model.
@@ -137,7 +138,7 @@ def evaluate_coders(
         read = capture(model, block, sites, batch_size=len(block))
         for place, tally in zip(places, tallies, strict=True):
             x, y = (torch.cat([rows.flatten(1) for rows in read[site]]) for site in (place.site, place.target))
-            tally.add(x, y, place.classes(read).flatten())
+            tally.add(x, y, place.classes(read, block).flatten())
         meter.tick(sum(map(len, block)))
 
     spliced = [Spliced.of(model, place, tally.mean()) for place, tally in zip(places, tallies, strict=True)]
@@ -145,7 +146,7 @@ def evaluate_coders(
     for block in batches(asked.windows(model, asked.scored), BATCH):
         losses.add(block)
 
-    spec = {**asked.spec(), "rule": "sinks unspliced", "fingerprint": model.fingerprint}
+    spec = {**asked.spec(), "rule": "sinks and special tokens unspliced", "fingerprint": model.fingerprint}
     found = {
         name: CoderEvaluation(
             str(place.site),

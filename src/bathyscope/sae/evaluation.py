@@ -10,9 +10,9 @@ from bathyscope.sae.losses import Loss
 from bathyscope.sae.reconstruction import Reconstruction
 
 MEANINGS: Final = {
-    "fvu": "fraction of variance unexplained, sinks left out: 0 is perfect, 1 is knowing only the mean",
+    "fvu": "fraction of variance unexplained, sinks and special tokens left out: 0 is perfect, 1 is knowing the mean",
     "explained_variance": "1 - fvu",
-    "fvu_all": "fvu with sinks: so few, so long positions that they can hide all others",
+    "fvu_all": "fvu with sinks and special tokens: so few, so long positions that they can hide all others",
     "cosine": "mean cosine of an activation and its reconstruction",
     "l2_ratio": "mean length of a reconstruction by that of its activation",
     "reconstruction_bias": "1 is unbiased, less is shrinkage",
@@ -23,7 +23,7 @@ MEANINGS: Final = {
     "loss_recovered_mean": "the same against the mean in place of the site",
     "delta_ce": "nats a token that the reconstruction costs",
     "ce_clean": "cross-entropy of the untouched model, in nats a token",
-    "ce_spliced": "that with the reconstruction in place, sinks untouched",
+    "ce_spliced": "that with the reconstruction in place, sinks and special tokens untouched",
     "ce_zero": "that with zero in place",
     "ce_mean": "that with the mean in place",
     "kl_spliced": "KL divergence of what the spliced model says next from what the model says, in nats",

@@ -1,6 +1,7 @@
 """Losses: what the model says next with a coder in place, beside what it says with zero or the mean there.
 
-Every arm begins at the block that it changes, with what the clean run holds there. Sinks stay unspliced in all of them.
+Every arm begins at the block that it changes, with what the clean run holds there. Sinks and special
+tokens stay unspliced in all of them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,7 @@ class Loss:
     Args:
         n: predicted tokens.
         ce_clean: cross-entropy of the untouched model.
-        ce_spliced: with the reconstruction in place, its error dropped, at all positions but sinks.
+        ce_spliced: with the reconstruction in place, its error dropped, at all positions but sinks and special tokens.
         ce_zero: with zero there instead.
         ce_mean: with the mean there instead.
         mean_of: whose mean: "fit", what the coder was trained on, or "measured", the tokens that it is measured on.
@@ -90,15 +91,15 @@ class Spliced:
             return cls(place, wake, coder.centre, "fit")
         return cls(place, wake, measured, "measured")
 
-    def writes(self, read: Activations) -> dict[str, list[Write]]:
-        """What each arm writes into windows that have been read, sinks left as they are."""
+    def writes(self, read: Activations, windows: Sequence[Tokens]) -> dict[str, list[Write]]:
+        """What each arm writes into windows that have been read, sinks and special tokens left as they are."""
         target = self.place.target
         what: dict[str, Intervention] = {
             "spliced": Splice(self.place.coder, error="drop"),
             "zero": Ablate(),
             "mean": Ablate(self.mean.reshape(read[target][0].shape[1:])),
         }
-        rows = [tuple(kept.nonzero()[:, 0].tolist()) for kept in self.place.usable(read)]
+        rows = [tuple(kept.nonzero()[:, 0].tolist()) for kept in self.place.usable(read, windows)]
         return {
             arm: [Write(target, one, positions, row) for row, positions in enumerate(rows) if positions]
             for arm, one in what.items()
@@ -159,7 +160,7 @@ class Losses:
         states: dict[tuple[int, str], Tensor] = {}
         for number, one in enumerate(self.spliced):
             start = torch.stack(read[starts[one.wake]]) if one.wake else None
-            for arm, writes in one.writes(read).items():
+            for arm, writes in one.writes(read, windows).items():
                 states[number, arm] = self._state(windows, one.wake, start, writes, tuples=tuples)
                 self.ticked(sum(map(len, windows)))
         self._compare(windows, torch.stack(read[last]), states)

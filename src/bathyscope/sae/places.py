@@ -1,5 +1,6 @@
 """Places: where in a model a coder belongs, and which positions of a window are attention sinks there."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,15 +10,15 @@ from torch import Tensor
 from bathyscope.errors import UsageError
 from bathyscope.fitting.collecting import Side
 from bathyscope.forward import Activations
-from bathyscope.model import Model
+from bathyscope.model import Model, Tokens
 from bathyscope.sae.coder import SparseCoder
 from bathyscope.sites import Site
 
-CLASSES: Final = ("first", "sink", "first half", "second half")
-"""What a position of a window can be: its first; another sink; else in its first or its second half."""
+CLASSES: Final = ("first", "sink", "special", "first half", "second half")
+"""What a position of a window can be: its first; another sink; another special token; else in one of its halves."""
 
-USED: Final = CLASSES[2:]
-"""Those that a coder is measured on, unless said: no sinks."""
+USED: Final = CLASSES[3:]
+"""Those that a coder is measured on, unless said: those that it is trained on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +55,15 @@ class Place:
         """All sites that are needed to measure a reconstruction."""
         return frozenset({*self.side.streams(), self.site, self.target})
 
-    def usable(self, read: Activations) -> Tensor:
-        """Which positions of windows of one length are no sinks in any of the streams, (windows, positions)."""
-        return torch.stack([self.side.usable(read, row) for row in range(len(read[self.site]))])
+    def usable(self, read: Activations, windows: Sequence[Tokens]) -> Tensor:
+        """Which positions of windows of one length are measured, (windows, positions): see `Side.ordinary`."""
+        return torch.stack([self.side.ordinary(read, row, window) for row, window in enumerate(windows)])
 
-    def classes(self, read: Activations) -> Tensor:
+    def classes(self, read: Activations, windows: Sequence[Tokens]) -> Tensor:
         """The number in `CLASSES` of each position of windows of one length, (windows, positions)."""
-        kept = self.usable(read)
+        kept = self.usable(read, windows)
+        no_sink = torch.stack([self.side.usable(read, row) for row in range(len(windows))])
+        left_out = torch.where(no_sink, CLASSES.index("special"), CLASSES.index("sink"))
         place = torch.arange(kept.shape[1]).expand_as(kept)
         half = torch.where(place < kept.shape[1] / 2, CLASSES.index("first half"), CLASSES.index("second half"))
-        return torch.where(kept, half, torch.where(place == 0, CLASSES.index("first"), CLASSES.index("sink")))
+        return torch.where(kept, half, torch.where(place == 0, CLASSES.index("first"), left_out))

@@ -23,7 +23,11 @@ FOLDS: Final = 3
 
 COSINE: Final = 0.25
 """A decoder direction this near to the label's is taken to carry it. Of random directions in 576 dimensions
-the cosine is within 0.04 two times in three, so that few are so near by chance; `Absorption.control` says how many."""
+the cosine is within 0.04 two times in three; but activations vary along few directions, along which decoder rows lie,
+so that more are near any difference of means: `Absorption.control` says how many."""
+
+SHUFFLES: Final = 10
+"""Directions of shuffled labels that the control is a mean over, in each fold."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class SparseProbing:
     Args:
         n: items.
         by_k: for each k the accuracy of a probe on the k latents whose means differ most.
-        random: for each k that on k latents drawn from those that are active at all: the control.
+        random: for each k that on k latents drawn from those that are active at all, or on all of them: the control.
         dense: accuracy of a probe on the activations themselves.
         majority: accuracy of the commonest label.
     """
@@ -53,7 +57,7 @@ class Absorption:
         n: items with the label that a dense probe finds, having been fitted on others.
         silent: share of them where the label's own latent is not active.
         absorbed: share of them where it is not, and another latent is whose decoder direction is near the label's.
-        control: that last share for a random direction in place of the label's: what chance gives.
+        control: that last share for the directions of shuffled labels in place of the label's: what chance gives.
         latents: the label's own latent in each fold.
     """
 
@@ -81,7 +85,8 @@ class FewLatents:
             self.chosen = by_difference(representations, labels)[: self.k]
         else:
             active = numpy.flatnonzero(representations.any(0))
-            drawn = numpy.random.default_rng(self.seed).permutation(active if len(active) >= self.k else self.k)
+            # A silent latent tells nothing whatever it is drawn for: fewer are drawn where fewer are active.
+            drawn = numpy.random.default_rng(self.seed).permutation(active if len(active) else self.k)
             self.chosen = drawn[: self.k]
         self._probe = Logistic().fit(representations[:, self.chosen], labels)
         return self
@@ -178,7 +183,7 @@ def absorption(
         has_label: of each item, such as whether a word begins with a letter.
         cosine: how near a decoder direction must be to the label's.
         subjects: what each item is about; no subject is both fitted and tested on. Every item its own unless said.
-        seed: of the folds and of the control's direction.
+        seed: of the folds and of the control's shuffled labels.
 
     Raises:
         UsageError: a transcoder, one label only, or no item that a probe finds.
@@ -192,7 +197,7 @@ def absorption(
     latents, raw = _latents(coder, activations), activations.double().cpu().numpy()
     numbers = numpy.array([one == "yes" for one in labels], numpy.intp)
     decoder = coder.decoder.double().cpu().numpy()
-    random = numpy.random.default_rng(seed).standard_normal(decoder.shape[1])
+    generator = numpy.random.default_rng(seed)
     n, chosen = 0, []
     counted: dict[str, int] = {"silent": 0, "absorbed": 0, "control": 0}
     for fold in range(folds.k):
@@ -204,22 +209,35 @@ def absorption(
         silent = tested[:, own] == 0
         n, chosen = n + len(tested), [*chosen, own]
         counted["silent"] += int(silent.sum())
-        label = raw[fitted & (numbers == 1)].mean(0) - raw[fitted & (numbers == 0)].mean(0)
-        for name, direction in (("absorbed", label), ("control", random)):
-            near = _cosines(decoder, direction) >= cosine
-            near[own] = False
-            counted[name] += int((silent & (tested[:, near] > 0).any(1)).sum())
+        shuffled = [_shuffled(numbers[fitted], generator) for _ in range(SHUFFLES)]
+        for name, some in (("absorbed", [numbers[fitted]]), ("control", shuffled)):
+            for one in some:
+                near = _cosines(decoder, raw[fitted][one == 1].mean(0) - raw[fitted][one == 0].mean(0)) >= cosine
+                near[own] = False
+                counted[name] += int((silent & (tested[:, near] > 0).any(1)).sum())
     if not n:
         raise UsageError(
             "no item with the label was found by a probe that was fitted on others", "a label that is there"
         )
-    share = {name: count / n for name, count in counted.items()}
-    return Absorption(n, share["silent"], share["absorbed"], share["control"], tuple(chosen))
+    silenced, absorbed = counted["silent"] / n, counted["absorbed"] / n
+    return Absorption(n, silenced, absorbed, counted["control"] / (n * SHUFFLES), tuple(chosen))
 
 
 def _latents(coder: SparseCoder, activations: Tensor) -> Floats:
     with torch.no_grad():
-        return coder.encode(activations.to(coder.encoder.dtype)).dense().double().cpu().numpy()
+        return coder.encode(activations).dense().double().cpu().numpy()
+
+
+def _shuffled(numbers: NDArray[numpy.intp], generator: numpy.random.Generator) -> NDArray[numpy.intp]:
+    """Other labels, which say nothing of these: half of the items of either kind have the one, half the other.
+
+    Shuffled at will, those of the one kind would be more on one side, and their direction in part the label's.
+    """
+    found = numpy.zeros_like(numbers)
+    for kind in (0, 1):
+        own = generator.permutation(numpy.flatnonzero(numbers == kind))
+        found[own[: (len(own) + kind) // 2]] = 1
+    return found
 
 
 def _most_telling(latents: Floats, numbers: NDArray[numpy.intp]) -> int:

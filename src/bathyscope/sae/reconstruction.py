@@ -103,14 +103,16 @@ class Sums:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How a coder reconstructs; sinks are left out but where it says so. None: there is nothing to tell it by.
+    """How a coder reconstructs; sinks and special tokens are left out but where it says so.
+
+    None: there is nothing to tell it by.
 
     Args:
         n: tokens that were measured.
-        left_out: share of all tokens that were sinks.
+        left_out: share of all tokens that were sinks or special tokens.
         fvu: sum of |y - reconstruction|^2 over sum of |y - mean|^2, both over the whole set.
         explained_variance: 1 - fvu.
-        fvu_all: fvu with sinks among the tokens and in the mean.
+        fvu_all: fvu with these among the tokens and in the mean.
         cosine: mean cosine of y and its reconstruction.
         l2_ratio: mean of |reconstruction| / |y|.
         reconstruction_bias: E|reconstruction|^2 / E<y, reconstruction>: 1 is unbiased, less is shrinkage.
@@ -160,8 +162,7 @@ class Tally:
             y: what it is to give, (tokens, d_out).
             classes: the number of each token's class in `CLASSES`, (tokens,).
         """
-        coder, x = self.coder, x.to(torch.promote_types(x.dtype, self.coder.encoder.dtype))
-        code = coder.encode(x)
+        coder, code = self.coder, self.coder.encode(x)
         made, active = coder.reconstruct(x, code).cpu(), code.l0().cpu()
         for number, name in enumerate(CLASSES):
             own = classes == number
@@ -172,11 +173,11 @@ class Tally:
 
     @property
     def used(self) -> Sums:
-        """The sums of what is no sink."""
+        """The sums of what is neither a sink nor a special token."""
         return sum_of(self.sums[name] for name in USED)
 
     def mean(self) -> Tensor:
-        """The mean of what is no sink, (d_out,), in float64."""
+        """The mean of what is neither a sink nor a special token, (d_out,), in float64."""
         used = self.used
         return used.shift / max(used.n, 1) + self.coder.decoder_bias.cpu().double()
 

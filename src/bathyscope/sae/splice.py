@@ -152,16 +152,12 @@ class Splice(Intervention):
             self._check(read, self.coder.d_in)  # and nothing else: what would be added is zero
             self._check(activation, self.coder.d_out)
             return activation
-        dtype = torch.promote_types(read.dtype, self.coder.encoder.dtype)
-        x, y = (
-            self._check(one, width).to(dtype)
-            for one, width in ((read, self.coder.d_in), (activation, self.coder.d_out))
-        )
+        x, y = self._check(read, self.coder.d_in), self._check(activation, self.coder.d_out)
         code = self.coder.encode(x)
         after = self._delta(code)
         after = after + (y if self.error == "keep" else self.coder.reconstruct(x, code))
         if self.largest_norm is not None:
-            after = torch.where(x.norm(dim=1, keepdim=True) > self.largest_norm, y, after)
+            after = torch.where(x.norm(dim=1, keepdim=True, dtype=after.dtype) > self.largest_norm, y, after)
         return after.to(activation.dtype).view_as(activation)
 
     def _delta(self, code: Code) -> Tensor:

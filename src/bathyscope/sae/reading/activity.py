@@ -21,7 +21,7 @@ class Activity:
     Args:
         n_latents: how many there are.
         n_rows: how many positions were encoded.
-        n_sinks: how many were left out as sinks.
+        n_sinks: how many were left out as sinks or special tokens.
         histogram: at how many positions it is so active, (latents, BINS), int64; bin b begins at `edge(b)`.
         largest: its largest activation, (latents,).
     """

@@ -175,6 +175,6 @@ def _scores(model: Model, coder: SparseCoder, site: Site, texts: Sequence[str], 
     read = capture(model, ["\n" + texts[row] for row in rows], [site])[site]
     for row, residual in zip(rows, read, strict=True):
         if len(residual) > begins:
-            dense = coder.encode(residual[begins:].detach().float().cpu()).dense()
+            dense = coder.encode(residual[begins:].detach().cpu()).dense()
             scores[row] = dense[:, latents].amax(0)
     return scores

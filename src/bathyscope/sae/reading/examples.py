@@ -65,7 +65,7 @@ class Examples:
 
 
 class Best:
-    """Keeps for each latent the entries of highest score: one a window, and one of each context.
+    """Keeps for each latent the entries of highest score: one a window and one of each context, unless said.
 
     Takes 4 x `n` x (`before` + `after` + 7) bytes a latent, however long the text.
 
@@ -73,10 +73,12 @@ class Best:
         n_latents: how many latents there are.
         n: how many entries are kept of each.
         before, after: how much of what stands around them is kept.
+        distinct: whether a window gives one at most, and contexts that are the same are one. A sample of all entries
+            is one of those that are left only where nothing is left out.
     """
 
-    def __init__(self, n_latents: int, n: int, before: int, after: int) -> None:
-        self.n, self.before, self.after = n, before, after
+    def __init__(self, n_latents: int, n: int, before: int, after: int, *, distinct: bool = True) -> None:
+        self.n, self.before, self.after, self.distinct = n, before, after, distinct
         self.places = torch.full((n_latents, n), -1)
         self.keys = torch.zeros((n_latents, n), dtype=torch.int64)
         self.values, self.scores = torch.zeros(n_latents, n), torch.full((n_latents, n), -torch.inf)
@@ -92,9 +94,10 @@ class Best:
         better = entries[entries.scores > self.scores[entries.latents, -1]]
         if not len(better):
             return
-        window = block.windows(better.places)
-        better = better[_first_of_each(better.latents * len(block.starts) + window, better.scores)]
-        keys = _context_keys(block, better)
+        if self.distinct:
+            window = block.windows(better.places)
+            better = better[_first_of_each(better.latents * len(block.starts) + window, better.scores)]
+        keys = _context_keys(block, better) if self.distinct else _mixed(_mixed(better.latents) + better.places)
         touched = better.latents.unique()
         row, rank = (self.places[touched] >= 0).nonzero(as_tuple=True)
         kept = touched[row]

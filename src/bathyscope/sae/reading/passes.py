@@ -59,7 +59,7 @@ class Block:
         first: the place of their first token.
         ids: all their tokens, (places,).
         starts: where each window begins, and where the last one ends, (windows + 1,).
-        rows: the places that are no sinks, (rows,).
+        rows: the places that are neither sinks nor special tokens, (rows,).
         entries: their active latents.
     """
 
@@ -131,8 +131,8 @@ class Pass:
 
     def _read(self, side: Side, half: Half, batch: Sequence[Tokens], first: int) -> Block:
         read = side.read(batch)
-        kept = torch.cat([side.usable(read, row) for row in range(len(batch))])
-        x = torch.cat([rows.detach().float().cpu() for rows in read[self.site]])[kept]
+        kept = torch.cat([side.ordinary(read, row, window) for row, window in enumerate(batch)])
+        x = torch.cat([rows.detach().cpu() for rows in read[self.site]])[kept]
         starts = torch.tensor([0, *map(len, batch)]).cumsum(0) + first
         rows = kept.nonzero().squeeze(1) + first
         ids = torch.tensor([one for window in batch for one in window.ids])
@@ -144,7 +144,7 @@ class Pass:
         latents, values = code.indices[row, column], code.values[row, column].float()
         slots = torch.searchsorted(self.latents, latents).clamp_max(len(self.latents) - 1)
         wanted = self.latents[slots] == latents
-        norms = self._norms(x)
+        norms = self._norms(x.to(code.values)).float()
         return Entries(slots[wanted], rows[row[wanted]], values[wanted], values[wanted] / norms[row[wanted]])
 
     def _norms(self, x: Tensor) -> Tensor:

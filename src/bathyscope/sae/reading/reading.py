@@ -47,11 +47,13 @@ def read_latents(  # noqa: PLR0913 (what is read, how much of it, and how it is 
 ) -> LatentReadings:
     """Find out what a coder's latents stand for.
 
-    Text is read once, up to the coder's site; first tokens of windows and other attention sinks are left out
-    (`fitting.usable`). Examples are ranked by activation over the length of the centred input, since tokens of great
-    length would otherwise fill every list: the centre is what the coder takes out, or its decoder bias where it takes
-    out nothing. A window gives one example at most, and contexts whose last eight tokens are the same are one.
-    Quantile samples are two of each quarter of activations, of 16 positions drawn at random. A rule in words is chosen
+    Text is read once, up to the coder's site; first tokens of windows, other attention sinks (`fitting.usable`) and
+    special tokens are left out, as they are of training. Examples are ranked by activation over the length of the
+    centred input, since tokens of great length would otherwise fill every list: the centre is what the coder takes out,
+    or its decoder bias where it takes out nothing. A window gives one example at most, and contexts whose last eight
+    tokens are the same are one.
+    Quantile samples are two of each quarter of activations, of 16 drawn at random from all active positions, however
+    near to one another. A rule in words is chosen
     on every other document and measured on the others, beside the rule that exchanged positions get. Tokens are those
     whose entries of W_dec W_U are largest and smallest, with the final norm's gain left out.
 
@@ -131,7 +133,7 @@ class _Gathered:
     def __init__(self, model: Model, n_latents: int, n_examples: int, seed: int) -> None:
         self.activity = Activity(n_latents)
         self.best = Best(n_latents, n_examples, BEFORE, AFTER)
-        self.sample = Best(n_latents, SAMPLED, BEFORE, AFTER)
+        self.sample = Best(n_latents, SAMPLED, BEFORE, AFTER, distinct=False)
         self.rules = RuleFinder(n_latents, shapes_of(model.token_texts(range(model.vocabulary))), seed)
         self._seed = seed
         self._ids: list[Tensor] = []

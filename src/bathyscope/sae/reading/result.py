@@ -108,7 +108,7 @@ class LatentReadings(Columns, Result):
             "coder": f"{self.n_latents:,} latents at {self.site}",
             "model": self.provenance["models"][0]["model"],
             "text": f"{spec['text'].get('name', 'text')}: {activity.n_rows:,} positions, "
-            f"{activity.n_sinks:,} sinks and first tokens left out",
+            f"{activity.n_sinks:,} sinks, first and special tokens left out",
             "never active": f"{int((activity.active == 0).sum()):,} of {len(self):,} latents",
             "examples": "ranked by activation over the length of the centred input, one a window",
             **({"tokens": _tokens_told(self.promoted)} if self.promoted else {}),

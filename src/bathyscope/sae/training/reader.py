@@ -31,10 +31,12 @@ class WeightedTexts:
     Args:
         texts: documents.
         weight: 1 for once; 0.5 takes a random half of their tokens, 2 all of them twice.
+        length: tokens of their windows, where it is not the reader's: texts of single sentences have short ones.
     """
 
     texts: Texts
     weight: float = 1.0
+    length: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.weight <= 1000:
@@ -46,7 +48,7 @@ class Reader:
     """Reads sites of a model on texts, window by window.
 
     Left out are the first token of each window, other attention sinks (`fitting.usable`, at the layer of any
-    of the sites), and special tokens.
+    of the sites), and special tokens (`Side.ordinary`); evaluation and reading leave out the same.
 
     Args:
         model: the model.
@@ -80,7 +82,7 @@ class Reader:
         for number, weighted in enumerate(self.texts):
             ids = [
                 torch.tensor(window.ids, dtype=torch.int32)
-                for window in windows(self.model, weighted.texts, length=self.length)
+                for window in windows(self.model, weighted.texts, length=weighted.length or self.length)
             ]
             found += [(number, tuple(ids[first : first + each])) for first in range(0, len(ids), each)]
         return tuple(found)
@@ -96,7 +98,7 @@ class Reader:
         Raises:
             UsageError: an activation that is not finite.
         """
-        side, special = Side(self.model, self.sites), self._special
+        side = Side(self.model, self.sites)
         each = max(1, TOGETHER // self.length)
         for first in range(0, len(windows), each):
             block = [Tokens("", tuple(ids.tolist()), ()) for ids in windows[first : first + each]]
@@ -104,10 +106,7 @@ class Reader:
             for site in self.sites:  # before any is left out: what is no number is no sink
                 for one in read[site]:
                     check_rows(site, one.flatten(1))
-            kept = [
-                side.usable(read, row) & ~torch.isin(torch.tensor(window.ids), special)
-                for row, window in enumerate(block)
-            ]
+            kept = [side.ordinary(read, row, window) for row, window in enumerate(block)]
             yield {
                 site: torch.cat([one[keep].flatten(1) for one, keep in zip(read[site], kept, strict=True)]).cpu()
                 for site in self.sites
@@ -118,15 +117,13 @@ class Reader:
         """The width of what is at each site."""
         return {site: rows[0].flatten(1).shape[1] for site, rows in capture(self.model, "a", self.sites).items()}
 
-    @cached_property
-    def _special(self) -> Tensor:
-        return torch.tensor(sorted(self.model.tokenizer.all_special_ids), dtype=torch.long)
-
     def spec(self) -> dict[str, Any]:
         """What is read depends on this."""
         return {
             "model": model_identity(self.model),
             "sites": [str(site) for site in self.sites],
-            "texts": [one.texts.describe() for one in self.texts],
+            "texts": [
+                {**one.texts.describe(), **({} if one.length is None else {"length": one.length})} for one in self.texts
+            ],
             "length": self.length,
         }
