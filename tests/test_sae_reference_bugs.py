@@ -4,6 +4,7 @@ Every bug was found by reading the library named, some by running it. `ELSEWHERE
 other files test.
 """
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -71,8 +72,46 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 @pytest.mark.parametrize("bug", ELSEWHERE)
 def test_the_test_of_each_other_bug_is_there(bug: str) -> None:
-    texts = [path.read_text("utf-8") for path in Path(__file__).parent.glob("test_sae_*.py") if path != Path(__file__)]
-    assert any(f"def {ELSEWHERE[bug]}(" in text for text in texts)
+    """A function that pytest runs, and that says what it expects."""
+    found = [
+        node
+        for path in Path(__file__).parent.glob("test_sae_*.py")
+        for node in ast.parse(path.read_text("utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name == ELSEWHERE[bug]
+    ]
+    assert len(found) == 1 and expects(found[0]) and not is_skipped(found[0])
+
+
+def expects(function: ast.FunctionDef) -> bool:
+    """Whether it asserts something, expects an error, or calls a helper that does so by its name."""
+    called = [ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)]
+    asserts = any(isinstance(node, ast.Assert) for node in ast.walk(function))
+    return asserts or any(name == "pytest.raises" or name.startswith("assert_") for name in called)
+
+
+def is_skipped(function: ast.FunctionDef) -> bool:
+    """Whether a mark or a call leaves it out, or takes its failure for granted."""
+    marks = [ast.unparse(one) for one in function.decorator_list]
+    called = [ast.unparse(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)]
+    return any(word in one for one in [*marks, *called] for word in ("skip", "xfail"))
+
+
+@pytest.mark.parametrize(
+    ("code", "wanted"),
+    [
+        ("def test(): assert 1", (True, False)),
+        ("def test():\n with pytest.raises(UsageError): f()", (True, False)),
+        ("def test(): assert_same(1, 1)", (True, False)),
+        ("def test(): pass", (False, False)),
+        ("@pytest.mark.skip(reason='later')\ndef test(): assert 1", (True, True)),
+        ("@pytest.mark.xfail\ndef test(): assert 1", (True, True)),
+        ("def test():\n pytest.skip('later')\n assert 1", (True, True)),
+    ],
+)
+def test_what_counts_as_a_test_of_a_bug(code: str, wanted: tuple[bool, bool]) -> None:
+    (function,) = ast.parse(code).body
+    assert isinstance(function, ast.FunctionDef)
+    assert (expects(function), is_skipped(function)) == wanted
 
 
 @pytest.mark.parametrize("sparsity", [TopK(4), BatchTopK(4), Matryoshka(4)], ids=lambda one: one.name)

@@ -505,6 +505,20 @@ def test_what_is_measured_of_a_processor_is_measured_once_for_a_training(
             train_coders(activations, asked, Settings(2, 64, half=not quick), checkpoint=kept)
 
 
+def test_what_a_coder_says_of_itself_is_a_mean_over_steps() -> None:
+    """Forty-one steps: the last record is of one, which alone says little, and has the weight of one."""
+    x, _ = small_data(41 * 64)
+    (trained,) = train_coders(
+        GivenActivations({SITE: x}), [CoderConfig(SITE, L1(0.02), 24)], Settings(1, 64, learning_rate=0.01)
+    )
+    before, last = trained.history[-2:]
+    assert last.tokens - before.tokens == 64
+    for name in ("fvu", "l0"):
+        wanted = (20 * getattr(before, name) + getattr(last, name)) / 21
+        assert trained.coder.training[name] == pytest.approx(wanted)
+        assert getattr(last, name) != pytest.approx(wanted, rel=1e-6)
+
+
 def test_a_sparsity_that_selects_no_number_of_latents_times_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     x, _ = small_data()
     monkeypatch.setattr(trainer, "times_slower", lambda *_: pytest.fail("a stopwatch was looked at"))

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from bathyscope.errors import UsageError
 from bathyscope.sae.code import KeepAbove, Selection
+from bathyscope.sae.formats.gates import gated
 from bathyscope.sae.training.sparsity import Learned, Moment, Sparsity
 from bathyscope.sae.training.weights import Weights
 
@@ -238,13 +239,15 @@ class Gated(Penalised):
 
     @override
     def encoder(self, weights: Weights) -> tuple[Tensor, Tensor]:
-        scale = weights["log_scale"].detach().exp()
-        return weights["encoder"].detach() * scale[:, None], weights["encoder_bias"].detach()
+        return _gated(weights)[:2]
 
     @override
     def selection(self, weights: Weights) -> Selection:
-        scale = weights["log_scale"].detach().exp()
-        return KeepAbove((weights["encoder_bias"].detach() - scale * weights["gate_bias"].detach()).clamp_min(0))
+        return _gated(weights)[2]
+
+
+def _gated(weights: Weights) -> tuple[Tensor, Tensor, KeepAbove]:
+    return gated(*(weights[name].detach() for name in ("encoder", "log_scale", "encoder_bias", "gate_bias")))
 
 
 class _Jump(torch.autograd.Function):

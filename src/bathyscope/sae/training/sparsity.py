@@ -241,22 +241,18 @@ def add_code_gradients(weights: Weights, x: Tensor, code: Sparse, back: Tensor, 
 def _top_of_rows(weights: Weights, x: Tensor, k: int, moment: Moment) -> tuple[Tensor, Tensor]:
     """Indices and values of the k largest of each row, (rows, k), and 0 where they are not positive."""
     encoder, bias = weights["encoder"].detach(), weights["encoder_bias"].detach()
-    rough = encoder.bfloat16() if moment.half else None
+    if moment.half:
+        # bfloat16 names candidates; which of them are kept, and how active they are, it never decides.
+        rough = nn.functional.linear(x.bfloat16(), encoder.bfloat16(), bias.bfloat16())
+        where, found = largest(rough, k + SPARE)
+        exact = Sparse.full(where, found.float()).dots(x, encoder).view_as(where) + bias[where]
+        found, order = exact.topk(min(k, exact.shape[1]), dim=-1, sorted=False)
+        return where.gather(1, order), found.relu_()
     indices = []
     values = []
     room = x.new_empty(min(BLOCK, len(x)), weights.n_latents)
     for block in x.split(BLOCK):
-        if rough is not None:
-            pre = nn.functional.linear(block.bfloat16(), rough).float().add_(bias)
-        else:
-            pre = torch.addmm(bias, block, encoder.T, out=room[: len(block)])
-        best = largest(pre, k if rough is None else k + SPARE)
+        best = largest(torch.addmm(bias, block, encoder.T, out=room[: len(block)]), k)
         indices.append(best[0])
         values.append(best[1])
-    where, found = torch.cat(indices), torch.cat(values)
-    if rough is not None:
-        # bfloat16 names candidates; which of them are kept, and how active they are, it never decides.
-        exact = Sparse.full(where, found).dots(x, encoder).view_as(where) + bias[where]
-        found, order = exact.topk(min(k, exact.shape[1]), dim=-1, sorted=False)
-        where = where.gather(1, order)
-    return where, found.relu_()
+    return torch.cat(indices), torch.cat(values).relu_()

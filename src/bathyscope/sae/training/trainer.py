@@ -24,7 +24,8 @@ VERSION: Final = 2
 """Version of how training goes; a checkpoint of another is refused."""
 
 KEPT_EVERY: Final = 60.0
-"""Seconds between two checkpoints."""
+"""Seconds between two checkpoints, at least; and at least `TIMES_WRITING` times as long as the last one took."""
+TIMES_WRITING: Final = 30.0
 
 WORTH: Final = 0.5
 """bfloat16 is used where its products take at most so much of the time of float32. Where there are instructions for
@@ -139,9 +140,17 @@ def _half(settings: Settings, asked: Sequence[CoderConfig], checkpoint: Path | N
 
 
 def _finished(learner: Learner, activations: Activations, told: dict[str, Any]) -> TrainedCoder:
-    last = learner.history[-1:]
-    declared = {name: vars(one)[name] for one in last for name in ("fvu", "l0")}
-    return TrainedCoder(learner.coder(activations.model, {**told, **declared}), tuple(learner.history))
+    return TrainedCoder(
+        learner.coder(activations.model, {**told, **_declared(learner.history)}), tuple(learner.history)
+    )
+
+
+def _declared(history: Sequence[Measured]) -> dict[str, float]:
+    """What a coder says of itself: means over the steps of the last two records, of which the last may be of one."""
+    before = [0, *(one.tokens for one in history)]
+    last = [(one, one.tokens - seen) for one, seen in zip(history, before, strict=False)][-2:]
+    tokens = sum(weight for _, weight in last)
+    return {name: sum(vars(one)[name] * weight for one, weight in last) / tokens for name in ("fvu", "l0")}
 
 
 def _check(activations: Activations, asked: Sequence[CoderConfig]) -> None:
@@ -161,6 +170,7 @@ class _Run:
     checkpoint: Checkpoint
     learners: list[Learner]
     kept: float = 0.0
+    writing: float = 0.0
     carried: dict[Site, Tensor] = field(default_factory=dict)
 
     def restore(self) -> tuple[int, int]:
@@ -180,6 +190,7 @@ class _Run:
 
     def keep(self, portion: int, batch: int) -> None:
         """Write the checkpoint."""
+        began = time.monotonic()
         tensors = {
             f"{number}.{name}": tensor.contiguous()
             for number, learner in enumerate(self.learners)
@@ -188,10 +199,11 @@ class _Run:
         tensors |= {f"carried.{site}": rows.contiguous() for site, rows in self.carried.items()}
         self.checkpoint.write(portion, {**tensors, "batch": torch.tensor(batch)})
         self.kept = time.monotonic()
+        self.writing = self.kept - began
 
     def keep_sometimes(self, portion: int, batch: int) -> None:
         """Write it where that was long ago."""
-        if time.monotonic() - self.kept > KEPT_EVERY:
+        if time.monotonic() - self.kept > max(KEPT_EVERY, TIMES_WRITING * self.writing):
             self.keep(portion, batch)
 
     def look_at(self, stop: Stop, portion: int, batch: int) -> None:
