@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 import torch
 
+import command_line
 from agreement_model import agreement_model
 from bathyscope import capture
 from bathyscope.circuits import Circuit
@@ -13,11 +14,14 @@ from bathyscope.errors import UsageError
 from bathyscope.facts import agreement_sentences
 from bathyscope.model import Model
 from bathyscope.results import Result
-from bathyscope.sae import CoderConfig, GivenActivations, Settings, SparseCoder, TopK, train_coders
+from bathyscope.sae import CoderConfig, GivenActivations, Settings, SparseCoder, TopK, save_coder, train_coders
 from bathyscope.sites import Site
 from bathyscope.studies import AgreementChoices, AgreementResult, agreement
 from bathyscope.studies.agreement_study.items import Items
 from bathyscope.studies.agreement_study.nodes import auc
+
+bathyscope, home = command_line.bathyscope, command_line.home
+"""The fixtures that are used here."""
 
 SITES = ("resid_post.0", "resid_post.2")
 CHOICES = AgreementChoices(case="nounpp", train=64, held_out=48, sizes=(5, 20, 60), penalties=(0.1,), steps=8)
@@ -111,7 +115,8 @@ def test_features_say_what_they_tell():
 
 def test_edges_lead_from_lower_sites_to_higher_ones_and_to_the_metric():
     features = {one["feature"] for one in found().nodes}
-    assert found().edges and {one["source"] for one in found().edges} <= features
+    assert found().edges
+    assert {one["source"] for one in found().edges} <= features
     for one in found().edges:
         if one["target"] is not None:
             assert one["source"].startswith(SITES[0]) and one["target"].startswith(SITES[1])
@@ -166,3 +171,81 @@ def test_auc_counts_pairs():
 def test_what_cannot_be_asked_is_refused(make, message: str):
     with pytest.raises(UsageError, match=message):
         make()
+
+
+# The command
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """Coders in a folder, and the small model whatever is asked for."""
+    monkeypatch.setattr("bathyscope.cli.agreement.open_model", lambda *_args, **_options: agreement_model())
+    for one in coders():
+        save_coder(one, tmp_path / "coders" / str(one.site))
+    return tmp_path
+
+
+QUICK = ("--train", "16", "--held-out", "16", "--sizes", "5,20", "--penalties", "0.3", "--steps", "2", "--no-compare")
+
+
+def test_the_command_prints_draws_and_saves(bathyscope, folder):
+    picture, page = folder / "circuit.svg", folder / "circuit.html"
+    done = bathyscope(
+        "study", "agreement", "--coders", str(folder / "coders"), *QUICK, "--plot", str(picture), "--out", str(page)
+    )
+    assert done.code == 0, done.err
+    assert "faith" in done.out and "resid_post.2/" in done.out and "largest effects" in done.out
+    assert picture.read_text("utf-8").startswith("<?xml") and "<svg" in page.read_text("utf-8")
+
+
+def test_the_command_speaks_json_and_takes_labels(bathyscope, folder):
+    labels = folder / "labels.json"
+    everywhere = {f"{site}/{index}": "mine" for site in SITES for index in range(256)}
+    labels.write_text(json.dumps(everywhere))
+    done = bathyscope(
+        "study",
+        "agreement",
+        "--coders",
+        str(folder / "coders"),
+        "--sites",
+        SITES[1],
+        *QUICK,
+        "--labels",
+        str(labels),
+        "--json",
+    )
+    assert done.code == 0, done.err
+    found = done.json()
+    assert found["kind"] == "agreement" and found["circuit"]["sites"] == [SITES[1]]
+    assert {one["label"] for one in found["nodes"]} == {"mine"}
+
+
+def test_coders_are_trained_where_there_are_none(bathyscope, folder):
+    text = folder / "news.txt"
+    text.write_text("\n\n".join(["The teacher near the cars is here . " * 40] * 10))
+    trained = folder / "trained"
+    options = ("--text", str(text), "--sites", ",".join(SITES), "--latents", "64")
+    done = bathyscope("study", "agreement", "--coders", str(trained), *options, *QUICK, "--json")
+    assert done.code == 0, done.err
+    assert {path.parent.name for path in trained.glob("*/cfg.json")} == set(SITES)
+    again = bathyscope("study", "agreement", "--coders", str(trained), *options, *QUICK, "--json")
+    assert again.code == 0 and "tokens an epoch" in done.err and "tokens an epoch" not in again.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (("--case", "verbs"), "it is one of simple"),
+        (("--errors", "some"), "it is one of ablated"),
+        (("--sizes", "five"), "numbers with commas"),
+        (("--train", "10"), "a multiple of 4"),
+        (("--sites", "resid_post.1"), "has coders of"),
+        (("--ablation", "noise"), "it is one of mean"),
+        (("--labels", "nowhere.json"), "could not be read"),
+        (("--coders", "nowhere"), "nowhere"),
+    ],
+)
+def test_the_command_says_what_is_wrong(bathyscope, folder, typed, message: str):
+    done = bathyscope("study", "agreement", "--coders", str(folder / "coders"), *QUICK, *typed)
+    assert done.code == 2 and message in done.err, done.err
+    assert done.err.count("\n") == 1

@@ -191,7 +191,7 @@ class Latents(Basis):
     @override
     def features(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, self.width)
-        return self.coder.encode(rows.to(self.coder.encoder.dtype)).dense().to(x.dtype).reshape(*x.shape[:-1], -1)
+        return self.coder.encode(rows).dense().to(x.dtype).reshape(*x.shape[:-1], -1)
 
     @override
     def written(self, features: Tensor) -> Tensor:

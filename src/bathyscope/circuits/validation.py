@@ -1,4 +1,4 @@
-"""Validation: does a circuit do what the model does, and does the model fail without it, on pairs it was not found on?
+"""Validation: whether a circuit does what the model does, and the model fails without it, on pairs it was not found on.
 
 m is the mean logit difference: of the model (M), with everything ablated (0), with the circuit alone (C), and with
 all but the circuit (M without C). Faithfulness is (m(C) - m(0)) / (m(M) - m(0)), completeness the same of what is

@@ -15,7 +15,6 @@ Folder = Annotated[
     typer.Option(
         "--coders",
         metavar="DIR",
-        callback=readable,
         help="Where the coders lie, in DIR/SITE, as `bathyscope sae train` leaves them: --coders trained. With --text "
         "they are trained there first.",
         rich_help_panel=CODERS,
@@ -149,7 +148,6 @@ Labels = Annotated[
     typer.Option(
         "--labels",
         metavar="FILE",
-        callback=readable,
         help='Your own labels, a JSON object such as {"resid_post.12/281": "plural subject"}: --labels labels.json.',
         rich_help_panel=CIRCUITS,
     ),
