@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import UsageError
+from bathyscope.largest import largest
 from bathyscope.sae import (
     L1,
     BatchTopK,
@@ -25,7 +26,7 @@ from bathyscope.sae import (
     TopK,
     train_coders,
 )
-from bathyscope.sae.code import KeepTop, largest
+from bathyscope.sae.code import KeepTop
 from bathyscope.sae.training import trainer
 from bathyscope.sae.training.dead import WEIGHT, Silence, revive
 from bathyscope.sae.training.learner import Learner

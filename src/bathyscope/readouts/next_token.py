@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from bathyscope.errors import UsageError
 from bathyscope.generation import Continuation
+from bathyscope.largest import largest, log_normaliser
 from bathyscope.model import Model
 from bathyscope.readouts.base import Candidate, Original, Reading, Readout, measured, needed
 from bathyscope.readouts.tokens import token_id
@@ -42,10 +43,11 @@ class NextToken(Readout):
     ) -> tuple[Reading, ...]:
         del continuations, original
         logits = needed(logits)
-        best = logits.topk(min(self.k, logits.shape[-1]))
-        probabilities = (best.values - logits.logsumexp(-1, keepdim=True)).exp()
+        indices, values = largest(logits, self.k)
+        values, order = values.sort(dim=-1, descending=True, stable=True)
+        probabilities = (values - log_normaliser(logits)).exp()
         readings = []
-        for ids, shares in zip(best.indices.tolist(), probabilities.tolist(), strict=True):
+        for ids, shares in zip(indices.gather(-1, order).tolist(), probabilities.tolist(), strict=True):
             texts = model.token_texts(ids)
             candidates = tuple(Candidate(*one) for one in zip(ids, texts, shares, strict=True))
             readings.append(Reading(texts[0], (ids[0],), candidates))

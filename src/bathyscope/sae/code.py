@@ -5,16 +5,14 @@ A code holds the few latents that are active, not the thousands that are not. Kn
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from bathyscope.errors import UsageError
-
-GROUP: Final = 8
-"""Numbers whose largest is found first, where the k largest of many are wanted."""
+from bathyscope.largest import largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,32 +134,3 @@ class KeepAbove(Selection):
     @override
     def spec(self) -> dict[str, Any]:
         return {"selection": "above"}
-
-
-def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Indices and values of the k largest of each row, (rows, k), in no order; of equal ones any.
-
-    The k largest are in the k groups whose own largest are largest, and there are fewer of these to look through:
-    of 4,608 numbers the 32 largest take two thirds of the time, the 128 largest half of it.
-
-    Args:
-        rows: (rows, n).
-        k: how many; all where there are fewer.
-
-    Example:
-        >>> import torch
-        >>> from bathyscope.sae.code import largest
-        >>> indices, values = largest(torch.arange(64.0)[None], 2)
-        >>> sorted(indices[0].tolist()), sorted(values[0].tolist())
-        ([62, 63], [62.0, 63.0])
-    """
-    n = rows.shape[-1]
-    if n % GROUP or 2 * GROUP * k > n:  # nearly every group is one of k: nothing would be saved
-        found = rows.topk(min(k, n), dim=-1, sorted=False)
-        return found.indices, found.values
-    groups = n // GROUP
-    # Every so many-th number is of one group: their largest is found for many groups at once.
-    best = rows.reshape(-1, GROUP, groups).amax(1).topk(k, dim=-1, sorted=False).indices
-    where = (best[:, None] + torch.arange(0, n, groups, device=rows.device)[:, None]).flatten(1)
-    found = rows.gather(1, where).topk(k, dim=-1, sorted=False)
-    return where.gather(1, found.indices), found.values

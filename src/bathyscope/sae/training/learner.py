@@ -12,7 +12,7 @@ from bathyscope.sae.code import KeepAbove, Selection
 from bathyscope.sae.coder import SparseCoder
 from bathyscope.sae.training.dead import Silence, revive
 from bathyscope.sae.training.settings import Settings
-from bathyscope.sae.training.sparsity import Moment, Sparsity
+from bathyscope.sae.training.sparsity import Moment, Sparsity, squares
 from bathyscope.sae.training.weights import Scaling, Weights, autoencoder_start, transcoder_start, unit_rows
 from bathyscope.sites import Site
 
@@ -139,7 +139,7 @@ class Learner:
             loss = loss + revive(self.weights, scaled, found.residual, dead, most, self.asked.sparsity.bias)
         self._descend(share)
         self.step, self.tokens = self.step + 1, self.tokens + len(x)
-        missed = found.residual.square().sum() / len(x)
+        missed = squares(found.residual) / len(x)
         self._sums += torch.stack([loss, missed, found.active.sum() / len(x), loss.new_ones(())]).double()
         if self.step % EVERY == 0 or share >= 1:
             self._measure(len(dead))
@@ -150,7 +150,8 @@ class Learner:
         grad = decoder.grad
         assert grad is not None
         # Rows keep their length: what would only change it is taken out first, or Adam would remember it.
-        grad -= (grad * decoder).sum(-1, keepdim=True) * decoder
+        along = torch.bmm(grad[:, None], decoder[:, :, None]).squeeze(1)
+        grad.addcmul_(along, decoder, value=-1)
         for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.settings.pace(share)
         self.adam.step()

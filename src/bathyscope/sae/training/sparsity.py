@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from bathyscope.errors import UsageError
-from bathyscope.sae.code import KeepAbove, KeepTop, Selection, largest
+from bathyscope.largest import largest
+from bathyscope.sae.code import KeepAbove, KeepTop, Selection
 from bathyscope.sae.coder import BLOCK
 from bathyscope.sae.training.sparse_algebra import ByLatent, Sparse
 from bathyscope.sae.training.weights import Weights
@@ -146,7 +147,7 @@ class TopK(Sparsity):
         weights.add_gradients(decoder=entries.sum(code.values, slope), decoder_bias=slope.sum(0))
         if weights.skip is not None:
             weights.add_gradients(skip=x.T @ slope)
-        return Learned(residual.square().sum() / len(x), residual, code.active(weights.n_latents))
+        return Learned(squares(residual) / len(x), residual, code.active(weights.n_latents))
 
     @override
     def selection(self, weights: Weights) -> Selection:
@@ -231,6 +232,12 @@ class Matryoshka(BatchTopK):
             weights.add_gradients(skip=x.T @ slope)
         losses = torch.stack([residual.square().sum() / len(x) for residual in residuals])
         return Learned(losses.mean(), residuals[-1], code.active(weights.n_latents))
+
+
+def squares(rows: Tensor) -> Tensor:
+    """The sum of all squares, (), in one pass over them."""
+    flat = rows.reshape(-1)
+    return torch.dot(flat, flat)
 
 
 def add_code_gradients(weights: Weights, x: Tensor, code: Sparse, back: Tensor, entries: ByLatent) -> None:

@@ -1,0 +1,62 @@
+"""The largest numbers of long rows, and what a softmax divides by: exact, in fewer passes over memory than by torch."""
+
+import torch
+from torch import Tensor
+
+LEAST_GAIN = 2
+"""How many times fewer numbers have to be looked through for groups to be worth it."""
+ROWS = 8
+"""Rows whose exponentials are made at once: of a whole vocabulary they fit into a cache."""
+
+
+def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Indices and values of the k largest of each row, (rows, k), in no order; of equal ones any.
+
+    The k largest are in the k groups whose own largest are largest, and there are fewer of these to look through:
+    of 4,608 numbers the 32 largest take two thirds of the time, of a vocabulary the 10 largest a fifth.
+
+    Args:
+        rows: (rows, n).
+        k: how many; all where there are fewer.
+
+    Example:
+        >>> import torch
+        >>> from bathyscope.largest import largest
+        >>> indices, values = largest(torch.arange(64.0)[None], 2)
+        >>> sorted(indices[0].tolist()), sorted(values[0].tolist())
+        ([62, 63], [62.0, 63.0])
+    """
+    n = rows.shape[-1]
+    size = _group(n, k)
+    if size == 1:
+        found = rows.topk(min(k, n), dim=-1, sorted=False)
+        return found.indices, found.values
+    groups = n // size
+    # Every so many-th number is of one group: their largest is found for many groups at once.
+    best = rows.reshape(-1, size, groups).amax(1).topk(k, dim=-1, sorted=False).indices
+    where = (best[:, None] + torch.arange(0, n, groups, device=rows.device)[:, None]).flatten(1)
+    found = rows.gather(1, where).topk(k, dim=-1, sorted=False)
+    return where.gather(1, found.indices), found.values
+
+
+def log_normaliser(rows: Tensor) -> Tensor:
+    """The logarithm of the sum of exponentials of each row, (rows, 1).
+
+    Args:
+        rows: (rows, n).
+
+    Example:
+        >>> import torch
+        >>> from bathyscope.largest import log_normaliser
+        >>> log_normaliser(torch.zeros(1, 4)).exp().tolist()
+        [[4.0]]
+    """
+    return torch.cat([part.logsumexp(-1, keepdim=True) for part in rows.split(ROWS)])
+
+
+def _group(n: int, k: int) -> int:
+    """How many numbers make a group: the power of two nearest to the fewest comparisons; 1 for none."""
+    size = 1
+    while n % (2 * size) == 0 and (2 * size) ** 2 * k <= 2 * n:
+        size *= 2
+    return size if n >= LEAST_GAIN * (n // size + size * k) else 1
