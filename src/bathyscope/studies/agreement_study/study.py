@@ -225,7 +225,8 @@ def _compared(
 
 def _sums(model: Model, items: Items, ground: Ground) -> Iterator[dict[str, Any]]:
     """At each site what effects add up to, and what one gradient alone would have said."""
-    single = feature_effects(model, items.train, ground.train.bases, method="attribution-patching")
+    bases: dict[Site | str, Basis] = dict(ground.train.bases.items())
+    single = feature_effects(model, items.train, bases, method="attribution-patching")
     total = ground.effects.totals
     for site in ground.effects.by_site:
         sums = ground.effects.sums(site)
