@@ -32,7 +32,7 @@ class Examples:
         >>> from bathyscope.circuits import Examples
         >>> from bathyscope.readouts import LogitDiff
         >>> model = bathyscope.load()
-        >>> pairs = [pair(model, "The boats", "The boat", LogitDiff(" are", " is"))]
+        >>> pairs = [pair(model, "The boats", "The boat", LogitDiff(" they", " it"))]
         >>> Examples(model, pairs).length
         2
     """
