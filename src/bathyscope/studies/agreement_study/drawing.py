@@ -7,8 +7,8 @@ from bathyscope.studies.pictures import DOWN, INK, QUIET, UP, Disc, Line, Pictur
 from bathyscope.studies.result import Record
 
 LEFT, TOP, BOTTOM = 150, 120, 70
-COLUMN, PITCH, GAP = 190, 42, 30
-"""From a site to the next, from a feature to the one below it, and between positions."""
+COLUMN, PITCH, GAP = 170, 62, 26
+"""From a site to the next at least, from a feature to the one below it, and between positions."""
 RADIUS: Final = 13
 MOST_PER_PLACE: Final = 6
 """Features of one site and position that are drawn; the rest are counted."""
@@ -16,6 +16,8 @@ SHARE_OF_EDGES: Final = 0.02
 """An edge is drawn from this share of the largest on."""
 WIDEST, NARROWEST = 7.0, 0.8
 LETTERS: Final = 20
+LEAST_WIDTH: Final = 1000
+"""The legend's."""
 
 
 def circuit_picture(
@@ -30,6 +32,7 @@ def circuit_picture(
         captions: a heading, and smaller lines.
     """
     sites = sorted({one["site"] for one in nodes}, key=_order)
+    column = max(COLUMN, min(2 * COLUMN, (LEAST_WIDTH - 2 * LEFT) / max(1, len(sites))))
     rows = sorted({one["position"] for one in nodes})
     grouped = {
         (site, row): [one for one in nodes if (one["site"], one["position"]) == (site, row)]
@@ -44,26 +47,26 @@ def circuit_picture(
     places, discs, words = {}, [], [*_captions(captions)]
     largest = max((abs(one["effect"]) for one in nodes), default=1.0) or 1.0
     for (site, row), ones in grouped.items():
-        x = LEFT + COLUMN * sites.index(site)
+        x = LEFT + column * sites.index(site)
         for number, one in enumerate(ones[:MOST_PER_PLACE]):
             at = (x, tops[row] + PITCH * number)
             places[one["feature"]] = at
             discs.append(_disc(one, at, largest))
             words += _named(one, at)
         if len(ones) > MOST_PER_PLACE:
-            at = (x, tops[row] + PITCH * MOST_PER_PLACE - 8)
+            at = (x, tops[row] + PITCH * MOST_PER_PLACE - 12)
             words.append(Words(at, f"and {len(ones) - MOST_PER_PLACE} more", 11, QUIET))
-    words += [Words((LEFT + COLUMN * n, TOP), site, 12.5, QUIET, bold=True) for n, site in enumerate(sites)]
+    words += [Words((LEFT + column * n, TOP), site, 12.5, QUIET, bold=True) for n, site in enumerate(sites)]
     words += [
         Words((24, tops[row]), _short(f"{row}: {positions[row]}", 15), 12.5, INK, bold=True, start=True) for row in rows
     ]
-    end = (LEFT + COLUMN * len(sites), TOP + 40 + (top - TOP - 40) / 2)
-    words.append(Words((end[0], end[1] - RADIUS - 12), "logit difference", 12.5, INK, bold=True))
+    end = (LEFT + column * len(sites), TOP + 40 + (top - TOP - 40) / 2)
+    words.append(Words((end[0], end[1] + RADIUS + 12), "logit difference", 12.5, INK, bold=True, boxed=True))
     discs.append(Disc(end, RADIUS, "#ffffff", "#ffffff", INK, told="right answer's logit less the wrong one's"))
     lines = _lines(edges, {**places, None: end})
     keys = _legend(top)
     return Picture(
-        LEFT + COLUMN * (len(sites) + 0.6),
+        max(LEAST_WIDTH, LEFT + column * (len(sites) + 0.6)),
         top + BOTTOM,
         (*lines, *keys.lines),
         (*discs, *keys.discs),
@@ -95,8 +98,8 @@ def _named(one: Record, at: tuple[float, float]) -> Sequence[Words]:
     if not str(one["label"]).startswith("promotes"):
         label = _short(str(one["label"]), LETTERS)
     return [
-        Words((x + RADIUS + 5, y - 7), f"{name}  {signed(one['effect'])}", 11.5, INK, bold=True, start=True),
-        Words((x + RADIUS + 5, y + 8), label, 10.5, QUIET, start=True),
+        Words((x, y + RADIUS + 9), f"{name}  {signed(one['effect'])}", 11.5, INK, bold=True, boxed=True),
+        Words((x, y + RADIUS + 24), label, 10.5, QUIET, boxed=bool(label)),
     ]
 
 
