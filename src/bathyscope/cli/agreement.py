@@ -170,8 +170,10 @@ def _train(folder: Path, text: str, sites: list[str], latents: int, seed: int, m
     from bathyscope.sae import Reader, Settings, TopK, WeightedTexts
     from bathyscope.texts import given_texts
 
-    coders = sae_request.asked(sites, None, False, latents, TopK())
+    coders, length = sae_request.asked(sites, None, False, latents, TopK()), min(128, model.max_length or 128)
     texts = sae_request.texts([text], "text", 0.1)
     sentences = given_texts(list(agreement_sentences(nouns="train", n=SENTENCES, seed=seed)))
-    reader = Reader(model, tuple(one.site for one in coders), (*texts, WeightedTexts(sentences, WEIGHT, LENGTH)), 128)
+    reader = Reader(
+        model, tuple(one.site for one in coders), (*texts, WeightedTexts(sentences, WEIGHT, LENGTH)), length
+    )
     sae_train.train_into(folder, reader, coders, Settings(epochs=EPOCHS, seed=seed), shown=shown)
