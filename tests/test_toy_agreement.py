@@ -214,8 +214,9 @@ def test_the_other_verb_and_the_other_direction_change_the_sign(seed: int):
 def test_no_change_has_no_effect(seed: int):
     network, coder, (clean, corrupted) = random_toy(seed)
     same = agreement_graph(network, coder, clean, clean)
-    assert {part.effect for part in (*same.nodes, *same.edges)} == {0.0}
-    assert {part.integrated for part in (*same.nodes, *same.edges)} == {0.0}
+    # Rows of a batch may be rounded differently from one that is run alone, which depends on the processor.
+    assert max(abs(part.effect) for part in (*same.nodes, *same.edges)) < 1e-12
+    assert max(abs(part.integrated) for part in (*same.nodes, *same.edges)) < 1e-12
     for part in agreement_graph(network, coder, clean, corrupted).nodes:
         if part.clean == part.corrupted and part.name != ERROR:
             assert part.effect == part.attribution == part.integrated == 0
