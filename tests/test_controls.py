@@ -151,7 +151,8 @@ def test_ranked_tokens_have_controls_too(llama: Model):
         0
     ][-1]
     (control,) = (one for one in found.controls if one.control == "no-activation")
-    assert control.candidates[0].id == int(logits.argmax())
+    # Where zeros are all that is left, every token is as likely as any other.
+    assert logits[control.candidates[0].id] == logits.max()
 
 
 # The command line
