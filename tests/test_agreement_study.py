@@ -220,6 +220,14 @@ def test_the_command_speaks_json_and_takes_labels(bathyscope, folder):
     assert {one["label"] for one in found["nodes"]} == {"mine"}
 
 
+def test_errors_may_be_features_of_the_circuit_that_is_shown(bathyscope, folder):
+    asked = ("--coders", str(folder / "coders"), "--errors", "nodes", "--json")
+    done = bathyscope("study", "agreement", *asked, *QUICK, "--sizes", "150", "--penalties", "")
+    assert done.code == 0, done.err
+    assert done.json()["chosen"]["errors"] == "nodes"
+    assert any(one["index"] is None for one in done.json()["nodes"])
+
+
 def test_coders_are_trained_where_there_are_none(bathyscope, folder):
     text = folder / "news.txt"
     text.write_text("\n\n".join(["The teacher near the cars is here . " * 40] * 10))

@@ -18,7 +18,7 @@ from bathyscope.sites import Site
 ERROR = "error"
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Feature:
     """A node of a circuit: one feature, or what a basis does not explain, at one position of a site.
 

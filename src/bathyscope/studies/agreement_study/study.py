@@ -148,7 +148,7 @@ def agreement(
         records += _compared(model, items, ground, choices, say, stop)
     say("edges and labels")
     nodes, compared = node_records(model, items, ground.effects, circuit, labels or {})
-    edges = feature_edges(model, items.train, ground.effects, sorted(circuit.features)) if len(circuit) else ()
+    edges = feature_edges(model, items.train, ground.effects, sorted(circuit.features, key=str)) if len(circuit) else ()
     return AgreementResult(
         records=tuple(records),
         provenance=provenance([model.provenance()], {**choices.spec(), "sites": [str(site) for site in bases]}),
