@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bathyscope.architectures import Architecture, Tap
 from bathyscope.errors import SiteError, UsageError
+from bathyscope.largest import largest
 from bathyscope.sites import Site
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ HALF = (torch.bfloat16, torch.float16)
 
 REFINED = 16
 """How many of the best logits half precision computes again."""
-
-BLOCK, FEW = 256, 8
-"""Where one token is chosen: tokens of a block, and how many blocks and tokens are looked at closely."""
 
 
 @dataclass(frozen=True)
@@ -278,27 +276,20 @@ class Model:
         """
         logits = self.unembedding(hidden)
         if logits.dtype in HALF:
-            best = logits.topk(min(REFINED, logits.shape[-1])).indices
+            best, _ = largest(logits, REFINED)
             logits = logits.float().scatter_(-1, best, self._exact(hidden, best))
         return self._finish(logits)
 
     def choose(self, hidden: Tensor) -> Tensor:
         """The likeliest token of each row, as `decide` would have it, (rows,).
 
-        In half precision the likeliest of a whole vocabulary are found block by block: the best few
-        tokens are in the blocks with the largest maxima.
-
         Args:
             hidden: what the unembedding is given, (rows, width).
         """
         logits = self.unembedding(hidden)
-        if logits.dtype not in HALF or logits.shape[-1] % BLOCK:
-            return logits.argmax(-1) if logits.dtype not in HALF else self.decide(hidden).argmax(-1)
-        blocks = logits.view(len(logits), -1, BLOCK)
-        places = blocks.amax(-1).topk(min(FEW, blocks.shape[1])).indices
-        near = blocks.gather(1, places[..., None].expand(-1, -1, BLOCK)).flatten(1)
-        within = near.topk(FEW).indices
-        best = places.gather(1, within // BLOCK) * BLOCK + within % BLOCK
+        if logits.dtype not in HALF:
+            return logits.argmax(-1)
+        best, _ = largest(logits, REFINED)
         return best.gather(1, self._exact(hidden, best).argmax(-1, keepdim=True)).squeeze(1)
 
     def _exact(self, hidden: Tensor, tokens: Tensor) -> Tensor:
