@@ -1,6 +1,6 @@
 """Effects of features by integrated gradients: this project beside the method of sparse feature circuits.
 
-    python bench/feature_effects.py [--pairs 100] [--steps 4] [--blocks 12-19] [--json FILE]
+    python bench/feature_attributions.py [--pairs 100] [--steps 4] [--blocks 12-19] [--json FILE]
 
 The method of arXiv 2403.19647 goes module by module and step by step: the whole model runs with one module's coder
 in its place, features and error between the two runs, and the gradient by the features is taken. Here a gradient by
@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 import bathyscope
-from bathyscope.circuits import Examples, Latents, feature_effects
+from bathyscope.circuits import Examples, Latents, feature_attributions
 from bathyscope.model import Model
 from bathyscope.sae import KeepTop, SparseCoder
 from bathyscope.sites import Site, parse_layers
@@ -41,7 +41,7 @@ def main() -> None:
     sites = [Site(name, layer) for layer in parse_layers(asked.blocks, model.n_layers) for name in COMPONENTS]
     bases = {site: Latents(drawn(model, examples, site, seed)) for seed, site in enumerate(sites)}
     began = time.perf_counter()
-    ours = feature_effects(model, examples, bases, steps=asked.steps)
+    ours = feature_attributions(model, examples, bases, steps=asked.steps)
     seconds = {"this project": time.perf_counter() - began}
     began, largest, scale = time.perf_counter(), 0.0, 0.0
     for number, (site, basis) in enumerate(bases.items()):

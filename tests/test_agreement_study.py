@@ -82,7 +82,7 @@ def test_a_small_circuit_does_what_the_model_does_on_other_nouns():
 
 def test_its_controls_do_less():
     size = 5
-    (ranked,) = records(basis="latents", rule="largest effects", errors="ablated", size=size)
+    (ranked,) = records(basis="latents", rule="largest attributions", errors="ablated", size=size)
     drawn = [one for one in records(basis="latents", size=size) if one["rule"].startswith("random")]
     assert len(drawn) == 5 and max(one["faithfulness"] for one in drawn) < ranked["faithfulness"] - 0.2
     (raw,) = records(basis="coordinates", size=size)
@@ -92,7 +92,7 @@ def test_its_controls_do_less():
 
 def test_errors_as_nodes_and_as_kept_stand_beside():
     for errors in ("ablated", "nodes", "kept"):
-        assert len(records(basis="latents", rule="largest effects", errors=errors)) == len(CHOICES.sizes)
+        assert len(records(basis="latents", rule="largest attributions", errors=errors)) == len(CHOICES.sizes)
     (ceiling,) = records(rule="all of them")
     assert ceiling["size"] == 2 * 256 * len(found().positions)
 
@@ -108,7 +108,7 @@ def test_features_say_what_they_tell():
     top = found().nodes[0]
     assert max(top["auc"], 1 - top["auc"]) > 0.9, "the strongest feature tells singular from plural on other nouns"
     assert top["position"] in (1, 4)
-    assert abs(top["effect"] - top["measured"]) < 0.5 * max(abs(top["effect"]), abs(top["measured"]))
+    assert abs(top["attribution"] - top["effect"]) < 0.5 * max(abs(top["attribution"]), abs(top["effect"]))
     for one in found().nodes:
         assert one["label"] and (one["index"] is None) == (not one["promotes"])
 
@@ -137,9 +137,11 @@ def test_own_labels_are_taken(monkeypatch: pytest.MonkeyPatch):
     from bathyscope.studies.agreement_study.nodes import node_records
 
     items = Items.of(agreement_model(), CHOICES.case, 64, 48, 0)
-    from bathyscope.circuits import Latents, feature_effects
+    from bathyscope.circuits import Latents, feature_attributions
 
-    effects = feature_effects(agreement_model(), items.train, {one.site: Latents(one) for one in coders()}, steps=2)
+    effects = feature_attributions(
+        agreement_model(), items.train, {one.site: Latents(one) for one in coders()}, steps=2
+    )
     circuit = Circuit(SITES, [one for one, _ in effects.top(2)])
     name = max(circuit.features, key=lambda one: abs(dict(effects.top(2))[one]))
     nodes, _ = node_records(agreement_model(), items, effects, circuit, {f"{name.site}/{name.index}": "plural subject"})
@@ -194,7 +196,7 @@ def test_the_command_prints_draws_and_saves(bathyscope, folder):
         "study", "agreement", "--coders", str(folder / "coders"), *QUICK, "--plot", str(picture), "--out", str(page)
     )
     assert done.code == 0, done.err
-    assert "faith" in done.out and "resid_post.2/" in done.out and "largest effects" in done.out
+    assert "faith" in done.out and "resid_post.2/" in done.out and "largest attributions" in done.out
     assert picture.read_text("utf-8").startswith("<?xml") and "<svg" in page.read_text("utf-8")
 
 

@@ -19,12 +19,12 @@ from bathyscope.circuits import (
     MaskSettings,
     Stage,
     Units,
-    effects_in,
+    attributions_in,
+    feature_attributions,
     feature_edges,
     feature_effects,
     learned_circuit,
     mean_parts,
-    measured_effects,
     ranked_circuit,
 )
 from bathyscope.errors import UsageError
@@ -108,7 +108,7 @@ def test_first_order_effects_are_differences_of_what_is_joined():
     x, y, gradient = (torch.randn(2, 3, 48, dtype=torch.float64, generator=generator) for _ in range(3))
     for basis in (Latents(random_coder(48)), Units(48, size=12)):
         one, other = basis.split(x), basis.split(y)
-        found = basis.effects(gradient, other - one)
+        found = basis.attributions(gradient, other - one)
         assert torch.allclose(found.sum(-1), (gradient * (y - x)).sum(-1), atol=1e-5)
         alone = torch.zeros_like(one.features)
         alone[..., 12:24] = (other - one).features[..., 12:24]
@@ -117,7 +117,7 @@ def test_first_order_effects_are_differences_of_what_is_joined():
         assert torch.allclose(found[..., places].sum(-1), wanted, atol=1e-5)
 
 
-# Effects
+# Attributions
 
 
 def slow_effects(model: Model, examples: Examples, site: Site, basis: Basis, steps: int) -> Tensor:
@@ -165,7 +165,7 @@ def test_effects_are_those_of_small_steps_along_each_feature(name: str):
         "embed": Directions(torch.eye(model.d_model)[:3].double()),
     }.items():
         site = Site.parse(text)
-        found = feature_effects(model, examples, {site: basis}, steps=2)
+        found = feature_attributions(model, examples, {site: basis}, steps=2)
         missed = (found.by_site[site].double() - slow_effects(model, examples, site, basis, 2)).abs().max()
         assert float(missed) < 1e-3 * float(found.by_site[site].abs().max()), text
 
@@ -177,35 +177,35 @@ def test_4_effects_of_a_full_cut_add_up_and_5_those_of_others_do_not(model: Mode
     bases = coders(model)
     gaps = []
     for steps in (2, 32):
-        found = feature_effects(model, examples, bases, steps=steps)
+        found = feature_attributions(model, examples, bases, steps=steps)
         gaps.append([float((found.sums(Site.parse(s)) - found.totals).abs().mean()) for s in SITES])
     scale = float(found.totals.abs().mean())
     assert max(gaps[1]) < 0.02 * scale and sum(gaps[1]) <= sum(gaps[0]) + 1e-3 * scale
     site = Site("z", 1)
-    partly = feature_effects(model, examples, {site: Units(width_of(model, site))}, steps=32)
+    partly = feature_attributions(model, examples, {site: Units(width_of(model, site))}, steps=32)
     assert float((partly.sums(site) - partly.totals).abs().mean()) > 0.05 * scale
 
 
 def test_one_gradient_serves_every_basis(llama: Model):
     examples, bases = examples_of(llama), coders(llama)
     units: dict[Site | str, Basis] = {site: Units(llama.d_model) for site in SITES}
-    known = feature_effects(llama, examples, units)
-    for site, found in feature_effects(llama, examples, bases).by_site.items():
-        assert torch.allclose(effects_in(llama, known, bases).by_site[site], found, atol=1e-5)
+    known = feature_attributions(llama, examples, units)
+    for site, found in feature_attributions(llama, examples, bases).by_site.items():
+        assert torch.allclose(attributions_in(llama, known, bases).by_site[site], found, atol=1e-5)
     with pytest.raises(UsageError, match="gradients are known at"):
-        effects_in(llama, known, {"resid_post.3": Units(llama.d_model)})
+        attributions_in(llama, known, {"resid_post.3": Units(llama.d_model)})
 
 
-def test_6_where_all_that_follows_is_linear_estimates_are_measured_effects():
+def test_6_where_all_that_follows_is_linear_attributions_are_effects():
     """No norm follows the last block of this one: the metric is linear in its residual stream."""
     model = precise("opt_post_norm")
     site = Site("resid_post", model.n_layers - 1)
     examples, bases = examples_of(model), {site: Latents(random_coder(model.d_model, n_latents=20, k=4))}
-    integrated = feature_effects(model, examples, bases, steps=3)
-    gradient = feature_effects(model, examples, bases, method="attribution-patching")
+    integrated = feature_attributions(model, examples, bases, steps=3)
+    gradient = feature_attributions(model, examples, bases, method="attribution-patching")
     assert torch.allclose(integrated.by_site[site], gradient.by_site[site], atol=1e-8)
-    compared = measured_effects(model, examples, integrated, [one for one, _ in integrated.top(15)])
-    assert compared.effects == pytest.approx(compared.estimates, abs=1e-6)
+    compared = feature_effects(model, examples, integrated, [one for one, _ in integrated.top(15)])
+    assert compared.effects == pytest.approx(compared.attributions, abs=1e-6)
     assert compared.rank_correlation == pytest.approx(1) and max(map(abs, compared.effects)) > 1e-2
 
 
@@ -214,25 +214,25 @@ def test_8_the_other_way_round_with_the_answers_swapped_is_the_same(llama: Model
     swapped = [pair(llama, one.corrupted.ids, one.clean.ids, LogitDiff(WRONG, ANSWER)) for one in examples.pairs]
     bases = {"resid_post.1": Latents(random_coder(llama.d_model))}
     site = Site("resid_post", 1)
-    one, other = (feature_effects(llama, some, bases) for some in (examples, Examples(llama, swapped)))
+    one, other = (feature_attributions(llama, some, bases) for some in (examples, Examples(llama, swapped)))
     assert torch.allclose(one.by_site[site], other.by_site[site], atol=1e-5) and one.by_site[site].abs().max() > 1e-3
 
 
 def test_9_the_number_of_pairs_together_changes_nothing(llama: Model, monkeypatch: pytest.MonkeyPatch):
     examples, bases = examples_of(llama, 8), coders(llama)
-    whole = feature_effects(llama, examples, bases)
+    whole = feature_attributions(llama, examples, bases)
     monkeypatch.setattr("bathyscope.circuits.runs.GRAPH_ROWS", 3)
     monkeypatch.setattr("bathyscope.circuits.runs.ROWS", 3)
-    again = feature_effects(llama, examples, bases)
+    again = feature_attributions(llama, examples, bases)
     for site in whole.by_site:
         assert torch.allclose(whole.by_site[site], again.by_site[site], atol=1e-5)
-    alone = feature_effects(llama, examples.part([5]), bases)
+    alone = feature_attributions(llama, examples.part([5]), bases)
     assert torch.allclose(alone.by_site[site][0], whole.by_site[site][5], atol=1e-5)
 
 
 def test_10_what_does_not_change_has_no_effect(llama: Model):
     examples, bases = examples_of(llama), coders(llama)
-    found = feature_effects(llama, examples, bases)
+    found = feature_attributions(llama, examples, bases)
     for site, effects in found.by_site.items():
         assert not effects[:, 0].any(), "the first token is the same in both runs"
         silent = (bases[str(site)].split(capture(llama, examples.clean, [site])[site][0]).features == 0).all()
@@ -240,12 +240,12 @@ def test_10_what_does_not_change_has_no_effect(llama: Model):
     assert all(one.position > 0 for one, _ in found.top(10_000))
 
 
-def test_measured_effects_are_plain_runs(llama: Model):
+def test_effects_are_plain_runs(llama: Model):
     examples, site = examples_of(llama), Site("resid_post", 1)
     basis = Latents(random_coder(llama.d_model))
-    effects = feature_effects(llama, examples, {site: basis})
+    effects = feature_attributions(llama, examples, {site: basis})
     chosen = [one for one, _ in effects.top(4)] + [Feature(str(site), 2, None)]
-    found = measured_effects(llama, examples, effects, chosen)
+    found = feature_effects(llama, examples, effects, chosen)
     for one, effect in zip(chosen, found.effects, strict=True):
         wanted = []
         for each in examples.pairs:
@@ -270,7 +270,7 @@ def test_7_edges_add_up_at_both_ends(name: str):
     examples = examples_of(model, 2)
     texts = ("resid_post.0", "attn_out.1", "mlp_out.1", "resid_post.1", "resid_post.2")
     bases = {text: Latents(random_coder(model.d_model, n_latents=10, k=4, seed=n)) for n, text in enumerate(texts)}
-    effects = feature_effects(model, examples, bases, method="attribution-patching")
+    effects = feature_attributions(model, examples, bases, method="attribution-patching")
     features = sorted(everything(bases, examples.length).features, key=str)
     found = feature_edges(model, examples, effects, features)
     out = {one: 0.0 for one in features}
@@ -335,7 +335,7 @@ def test_a_circuit_is_a_plain_run_with_each_site_rewritten(llama: Model, ablatio
     """Site after site by plain runs, each reading what the one before it left."""
     examples, bases = examples_of(llama), coders(llama)
     stage = Stage.of(llama, examples, bases, ablation=ablation, seed=1)  # type: ignore[arg-type]
-    circuit = ranked_circuit(feature_effects(llama, examples, bases), 12)
+    circuit = ranked_circuit(feature_attributions(llama, examples, bases), 12)
     found = Judge.of(stage).judge(circuit)
     values = []
     for number, one in enumerate(examples.pairs):
@@ -370,7 +370,7 @@ def test_3_a_coder_that_loses_nothing_has_no_error_and_is_its_neurons(llama: Mod
     coded = {site: Latents(identity_coder(width)) for site in SITES}
     plain = {site: Units(width) for site in SITES}
     stages = [Stage.of(llama, examples, bases) for bases in (coded, plain)]
-    effects = [feature_effects(llama, examples, bases) for bases in (coded, plain)]
+    effects = [feature_attributions(llama, examples, bases) for bases in (coded, plain)]
     for text in SITES:
         site = Site.parse(text)
         both = effects[0].by_site[site]
@@ -390,7 +390,7 @@ def test_3_a_coder_that_loses_nothing_has_no_error_and_is_its_neurons(llama: Mod
 def test_an_interval_holds_the_value_and_is_of_groups(llama: Model):
     examples, bases = examples_of(llama, 12), coders(llama)
     judge = Judge.of(Stage.of(llama, examples, bases))
-    circuit = ranked_circuit(feature_effects(llama, examples, bases), 20)
+    circuit = ranked_circuit(feature_attributions(llama, examples, bases), 20)
     found = judge.judge(circuit)
     assert found.low < found.faithfulness < found.high
     one = Examples(llama, examples.pairs, ["same"] * 12, examples.cases)
@@ -404,7 +404,7 @@ def test_an_interval_holds_the_value_and_is_of_groups(llama: Model):
 def test_errors_are_nodes_or_ablated_or_kept(llama: Model):
     examples, bases = examples_of(llama), coders(llama)
     stage = Stage.of(llama, examples, bases)
-    effects = feature_effects(llama, examples, bases)
+    effects = feature_attributions(llama, examples, bases)
     sizes = {errors: ranked_circuit(effects, 10, errors=errors) for errors in ("nodes", "ablated", "kept")}
     assert any(one.index is None for one in sizes["nodes"].features)
     assert not any(one.index is None for one in sizes["ablated"].features | sizes["kept"].features)
@@ -422,7 +422,7 @@ def test_a_mask_finds_the_features_that_were_planted():
     model = precise("opt_post_norm")
     site = Site("resid_post", model.n_layers - 1)
     examples, bases = examples_of(model, 16), {site: Units(model.d_model)}
-    effects = feature_effects(model, examples, bases)
+    effects = feature_attributions(model, examples, bases)
     stage = Stage.of(model, examples, bases)
     judge = Judge.of(stage)
     found = {}
@@ -437,7 +437,7 @@ def test_a_mask_finds_the_features_that_were_planted():
 
 def test_a_mask_is_the_same_for_a_seed(llama: Model):
     examples, bases = examples_of(llama), coders(llama)
-    effects, stage = feature_effects(llama, examples, bases), Stage.of(llama, examples, bases)
+    effects, stage = feature_attributions(llama, examples, bases), Stage.of(llama, examples, bases)
     settings = MaskSettings(candidates=60, steps=10, pairs=4)
     one, other = (learned_circuit(stage, effects, 0.3, settings) for _ in range(2))
     assert one == other and 0 < len(one) <= 60
@@ -464,10 +464,10 @@ def test_a_feature_is_what_was_written():
         (lambda m, e: Circuit(SITES, [Feature("resid_post.1", 0, 0)]), "features of its sites"),
         (lambda m, e: Circuit(SITES, [Feature(SITES[0], 0, None)], "ablated"), "errors='nodes'"),
         (lambda m, e: Circuit(SITES, [], "some"), "errors='some'"),
-        (lambda m, e: feature_effects(m, e, {}), "no site"),
-        (lambda m, e: feature_effects(m, e, coders(m), steps=0), "0 steps"),
-        (lambda m, e: feature_effects(m, e, {"resid_post.0": Units(7)}), "width 7"),
-        (lambda m, e: feature_effects(m, e, coders(m), method="exact"), "method='exact'"),
+        (lambda m, e: feature_attributions(m, e, {}), "no site"),
+        (lambda m, e: feature_attributions(m, e, coders(m), steps=0), "0 steps"),
+        (lambda m, e: feature_attributions(m, e, {"resid_post.0": Units(7)}), "width 7"),
+        (lambda m, e: feature_attributions(m, e, coders(m), method="exact"), "method='exact'"),
         (lambda m, e: Stage.of(m, e, coders(m), ablation="noise"), "ablation='noise'"),
         (lambda m, e: Stage.of(m, e, coders(m)).gates(Circuit(SITES[:1], [])), "the sites are"),
         (

@@ -7,7 +7,7 @@ Where and when a write happens is a `Write`; `hooks` carries it out.
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -35,10 +35,8 @@ class Intervention(ABC):
         """A site that is met earlier in the same pass, and on which what is written depends; None for most kinds."""
         return None
 
-    @property
-    def together(self) -> bool:
-        """Whether prompts that are written at the same positions are given at once, one after another."""
-        return False
+    together: ClassVar[bool] = False
+    """Whether prompts that are written at the same positions are given at once, one after another."""
 
     def apply_given(self, activation: Tensor, read: Tensor) -> Tensor:
         """As `apply`, given what the same positions hold at `reads`, (n_positions, ...that site's shape)."""

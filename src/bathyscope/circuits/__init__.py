@@ -7,9 +7,10 @@ from bathyscope.circuits.attribution_graphs import (
     check_graph_json,
     to_neuronpedia,
 )
+from bathyscope.circuits.attributions import Attributions, attributions_in, feature_attributions
 from bathyscope.circuits.circuit import Circuit, Stage, mean_parts
 from bathyscope.circuits.edges import Edge, feature_edges
-from bathyscope.circuits.effects import Comparison, Effects, effects_in, feature_effects, measured_effects
+from bathyscope.circuits.effects import Comparison, feature_effects
 from bathyscope.circuits.examples import Examples
 from bathyscope.circuits.features import Basis, Directions, Feature, Gates, Latents, Parts, Units
 from bathyscope.circuits.masks import MaskSettings, learned_circuit, ranked_circuit
@@ -17,12 +18,12 @@ from bathyscope.circuits.validation import Faithfulness, Judge
 
 __all__ = [
     "AttributionGraph",
+    "Attributions",
     "Basis",
     "Circuit",
     "Comparison",
     "Directions",
     "Edge",
-    "Effects",
     "Examples",
     "Faithfulness",
     "Feature",
@@ -35,13 +36,13 @@ __all__ = [
     "Stage",
     "Units",
     "attribution_graph",
+    "attributions_in",
     "check_graph_json",
-    "effects_in",
+    "feature_attributions",
     "feature_edges",
     "feature_effects",
     "learned_circuit",
     "mean_parts",
-    "measured_effects",
     "ranked_circuit",
     "to_neuronpedia",
 ]

@@ -7,9 +7,8 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from bathyscope.circuits.effects import flat
 from bathyscope.circuits.examples import Examples
-from bathyscope.circuits.features import Basis, Feature, Gates, Parts
+from bathyscope.circuits.features import Basis, Feature, Gates, Parts, flat
 from bathyscope.circuits.runs import measured
 from bathyscope.circuits.writes import LetThrough
 from bathyscope.errors import UsageError

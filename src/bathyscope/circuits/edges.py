@@ -11,15 +11,15 @@ effect; all edges out of a feature, with that to the metric, to the feature's.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from bathyscope.circuits.effects import Effects, flat
+from bathyscope.circuits.attributions import Attributions
 from bathyscope.circuits.examples import Examples
-from bathyscope.circuits.features import Basis, Feature, Parts
+from bathyscope.circuits.features import Feature, Parts, flat
 from bathyscope.circuits.runs import differences
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
@@ -50,7 +50,7 @@ class Edge:
 def feature_edges(
     model: Model,
     examples: Examples,
-    effects: Effects,
+    attributions: Attributions,
     features: Sequence[Feature],
     *,
     progress: Progress | None = None,
@@ -60,7 +60,7 @@ def feature_edges(
     Args:
         model: the model.
         examples: the pairs, all of which are run in one pass with its graph.
-        effects: of the same pairs at all sites of the features; the gradients in it weigh the downstream ends.
+        attributions: of the same pairs at all sites of the features; the gradients in it weigh the downstream ends.
         features: the nodes.
         progress: called with the features that are done as ends, and all of them.
 
@@ -68,14 +68,15 @@ def feature_edges(
         All edges whose weight is not 0, by target and source.
 
     Raises:
-        UsageError: a feature of a site without effects, or at `resid_pre`, which is the block's below `resid_post`.
+        UsageError: a feature of a site without attributions, or at `resid_pre`, which is the block's below
+        `resid_post`.
     """
-    by_site = _by_site(model, effects, features)
-    changes = _changes(model, examples, effects, list(by_site))
+    by_site = _by_site(model, attributions, features)
+    changes = _changes(model, examples, attributions, list(by_site))
     found: list[Edge] = []
     done = 0
     for site in (*by_site, None):
-        ends = _Ends(model, examples, effects, by_site, site)
+        ends = _Ends(model, examples, attributions, by_site, site)
         for target, scalar in ends.scalars():
             for source, weight in ends.into(scalar, changes):
                 found.append(Edge(source, target, weight))
@@ -89,13 +90,10 @@ def feature_edges(
 class _Leaf(Intervention):
     """Keep what is met; go on with it as a new leaf, or as it is."""
 
+    together: ClassVar[bool] = True
+
     cut: bool
     kept: list[Tensor] = field(default_factory=list)
-
-    @property
-    @override
-    def together(self) -> bool:
-        return True
 
     @override
     def apply(self, activation: Tensor) -> Tensor:
@@ -112,11 +110,11 @@ class _Ends:
         self,
         model: Model,
         examples: Examples,
-        effects: Effects,
+        attributions: Attributions,
         by_site: Mapping[Site, Sequence[Feature]],
         site: Site | None,
     ) -> None:
-        self.examples, self.effects, self.by_site, self.site = examples, effects, by_site, site
+        self.examples, self.attributions, self.by_site, self.site = examples, attributions, by_site, site
         sites = list(by_site)
         before = sites if site is None else sites[: sites.index(site)]
         cuts = [number for number, one in enumerate(before) if one.component == "resid_post"]
@@ -144,7 +142,7 @@ class _Ends:
         if self.site is None or self.met is None:
             yield None, self.metric.sum()
             return
-        basis, gradient = self.effects.bases[self.site], self.effects.gradients[self.site]
+        basis, gradient = self.attributions.bases[self.site], self.attributions.gradients[self.site]
         with torch.enable_grad():
             parts = basis.split(self.met.reshape(len(self.examples), self.examples.length, -1))
             pulled = basis.pulled(gradient).to(parts.features)
@@ -164,36 +162,32 @@ class _Ends:
             if gradient is None:
                 continue
             flat_gradient = gradient.reshape(len(self.examples), self.examples.length, -1)
-            values = _mean_effects(self.effects.bases[site], flat_gradient, changes[site])
+            values = self.attributions.bases[site].attributions(flat_gradient, changes[site]).mean(0)
             for one in self.by_site[site]:
                 if weight := float(values[one.position, -1 if one.index is None else one.index]):
                     yield one, weight
 
 
-def _mean_effects(basis: Basis, gradient: Tensor, change: Parts) -> Tensor:
-    return basis.effects(gradient, change).mean(0)
-
-
-def _by_site(model: Model, effects: Effects, features: Sequence[Feature]) -> dict[Site, list[Feature]]:
+def _by_site(model: Model, attributions: Attributions, features: Sequence[Feature]) -> dict[Site, list[Feature]]:
     """Features by site, sites as the model computes them."""
     found: dict[Site, list[Feature]] = {}
     for one in features:
         site = model.site(one.site)
-        if site not in effects.by_site or site.component not in ORDER or site.component == "resid_pre":
-            known = ", ".join(map(str, effects.by_site))
+        if site not in attributions.by_site or site.component not in ORDER or site.component == "resid_pre":
+            known = ", ".join(map(str, attributions.by_site))
             raise UsageError(
-                f"edges of {one} were asked for", f"effects are known at {known}", "resid_post, not resid_pre"
+                f"edges of {one} were asked for", f"attributions are known at {known}", "resid_post, not resid_pre"
             )
         found.setdefault(site, []).append(one)
     return dict(sorted(found.items(), key=lambda entry: (entry[0].layer or 0, ORDER.index(entry[0].component))))
 
 
-def _changes(model: Model, examples: Examples, effects: Effects, sites: Sequence[Site]) -> dict[Site, Parts]:
+def _changes(model: Model, examples: Examples, attributions: Attributions, sites: Sequence[Site]) -> dict[Site, Parts]:
     """At each site the clean run's parts less the corrupted run's."""
     read = [read_starts(model, rows, [EMBEDDING_LAYER], sites)[1] for rows in (examples.clean, examples.corrupted)]
     found = {}
     for site in sites:
-        basis = effects.bases[site]
+        basis = attributions.bases[site]
         clean, corrupted = (basis.split(flat(one[site], basis, site)) for one in read)
         found[site] = clean - corrupted
     return found

@@ -1,106 +1,36 @@
-"""Effects of features on a logit difference: estimated by gradients for all at once, and measured for some.
+"""Effects of features on a logit difference, measured one at a time, in the clean run with one corrupted value."""
 
-At a site, what a feature holds in the clean run is compared with what it holds in the corrupted one. The estimate is
-that change times the metric's gradient by what the feature writes: in the clean run (attribution patching), or
-averaged on the straight way between the runs (integrated gradients, arXiv 2403.19647). A straight way of features and
-error is that of the activation itself, so that one gradient a site and step serves every basis.
-"""
-
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from bathyscope.attribution.ranks import rank_correlation
+from bathyscope.circuits.attributions import Attributions
 from bathyscope.circuits.examples import Examples
-from bathyscope.circuits.features import Basis, Feature, Parts
-from bathyscope.circuits.runs import gradients_at, measured, measured_at
-from bathyscope.engine import Stop
-from bathyscope.engine.events import CancelledError
+from bathyscope.circuits.features import Basis, Feature, Parts, flat
+from bathyscope.circuits.runs import measured, measured_at
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
 from bathyscope.model import Model
 from bathyscope.sites import EMBEDDING_LAYER, Site
-from bathyscope.starts import Start, read_starts, start_layer
-
-Method = Literal["integrated-gradients", "attribution-patching"]
-STEPS = 8
-
-
-@dataclass(frozen=True, eq=False)
-class Effects:
-    """Estimated effects of every feature, by pair and position: positive where the clean value helps the answer.
-
-    Args:
-        method: how they were estimated.
-        examples: on which pairs.
-        bases: what each site was taken apart in.
-        by_site: (pairs, positions, n_features + 1), the last entry the error's.
-        gradients: by each site, (pairs, positions, width): what the effects are made of.
-        totals: each pair's clean less corrupted logit difference, measured, (pairs,), float64.
-        seconds: they took.
-    """
-
-    method: Method
-    examples: Examples
-    bases: Mapping[Site, Basis]
-    by_site: Mapping[Site, Tensor]
-    gradients: Mapping[Site, Tensor]
-    totals: Tensor
-    seconds: float
-
-    def mean(self, site: Site) -> Tensor:
-        """Over pairs, (positions, n_features + 1)."""
-        return self.by_site[site].mean(0)
-
-    def sums(self, site: Site) -> Tensor:
-        """What all features and errors of a site add up to in each pair, (pairs,), float64.
-
-        Of the residual stream this is the pair's total as steps grow, since nothing goes past it; of other sites it
-        is no such thing.
-        """
-        return self.by_site[site].double().sum((1, 2))
-
-    def error_share(self, site: Site) -> float:
-        """What share of a site's mean sum is the errors'."""
-        whole = self.mean(site).double()
-        return float(whole[:, -1].sum() / whole.sum())
-
-    def top(self, n: int, sites: Sequence[Site] | None = None, *, errors: bool = True) -> list[tuple[Feature, float]]:
-        """The features of the largest mean effects, of either sign, with them.
-
-        Args:
-            n: how many.
-            sites: of which sites; None for all.
-            errors: whether errors are among them.
-        """
-        found: list[tuple[Feature, float]] = []
-        for site in self.by_site if sites is None else sites:
-            mean = self.mean(site) if errors else self.mean(site)[:, :-1]
-            flat = mean.flatten()
-            for place in flat.abs().topk(min(n, int((flat != 0).sum()))).indices.tolist():
-                position, index = divmod(place, mean.shape[1])
-                is_error = index == self.bases[site].n_features
-                found.append((Feature(str(site), position, None if is_error else index), float(flat[place])))
-        return sorted(found, key=lambda one: (-abs(one[1]), one[0].site, one[0].position))[:n]
+from bathyscope.starts import read_starts, start_layer
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Measured effects beside estimates.
+    """Effects beside attributions.
 
     Args:
         features: which.
-        estimates: mean over pairs.
-        effects: the same, measured: the clean run's logit difference less that with the corrupted value written.
+        attributions: mean over pairs.
+        effects: mean over pairs of the clean run's logit difference less that with the corrupted value written.
         rank_correlation: Spearman's, of both; None where one of them is the same everywhere.
     """
 
     features: tuple[Feature, ...]
-    estimates: tuple[float, ...]
+    attributions: tuple[float, ...]
     effects: tuple[float, ...]
     rank_correlation: float | None
 
@@ -108,95 +38,18 @@ class Comparison:
 def feature_effects(
     model: Model,
     examples: Examples,
-    bases: Mapping[Site | str, Basis],
+    attributions: Attributions,
+    features: Sequence[Feature],
     *,
-    method: Method = "integrated-gradients",
-    steps: int = STEPS,
     progress: Progress | None = None,
-    stop: Stop | None = None,
-) -> Effects:
-    """Estimate the effect of every feature of some sites, each site on its own.
-
-    Args:
-        model: the model.
-        examples: pairs of one length.
-        bases: what each site is taken apart in.
-        method: integrated gradients, or one gradient in the clean run.
-        steps: points between the runs, at the middles of equal steps.
-        progress: called with the sites that are done and those there are.
-        stop: looked at between sites.
-
-    Raises:
-        UsageError: no site, no step, a basis of another width.
-        CancelledError: `stop` said so.
-    """
-    began = time.perf_counter()
-    by_site = {model.site(site): basis for site, basis in bases.items()}
-    _check(by_site, method, steps)
-    layers = {site: start_layer(model, site) for site in by_site}
-    clean, read = read_starts(model, examples.clean, list(layers.values()), list(by_site))
-    _, read_corrupted = read_starts(model, examples.corrupted, [EMBEDDING_LAYER], list(by_site))
-    found: dict[Site, Tensor] = {}
-    gradients: dict[Site, Tensor] = {}
-    for done, (site, basis) in enumerate(by_site.items()):
-        if stop is not None and (stop.now or stop.soon):
-            raise CancelledError("the estimates were stopped", "nothing of them is kept")
-        end, start = (flat(one[site], basis, site) for one in (read, read_corrupted))
-        gradient = _mean_gradient(model, examples, site, (start, end), clean[layers[site]], method, steps)
-        found[site] = basis.effects(gradient, basis.split(end) - basis.split(start))
-        gradients[site] = gradient
-        if progress is not None:
-            progress(done + 1, len(by_site))
-    return Effects(method, examples, by_site, found, gradients, totals(model, examples), time.perf_counter() - began)
-
-
-def effects_in(model: Model, effects: Effects, bases: Mapping[Site | str, Basis]) -> Effects:
-    """The same sites' effects in other bases, of the same gradients: no pass but two to read activations.
-
-    Args:
-        model: the model.
-        effects: those that are known.
-        bases: what each site is taken apart in now; no other sites than there are effects of.
-
-    Raises:
-        UsageError: another site, or a basis of another width.
-    """
-    began = time.perf_counter()
-    by_site = {model.site(site): basis for site, basis in bases.items()}
-    if strange := [site for site in by_site if site not in effects.gradients]:
-        known = ", ".join(map(str, effects.gradients))
-        raise UsageError(f"effects at {strange[0]} were asked for", f"gradients are known at {known}")
-    examples = effects.examples
-    clean, corrupted = (
-        read_starts(model, rows, [EMBEDDING_LAYER], list(by_site))[1] for rows in (examples.clean, examples.corrupted)
-    )
-    found = {}
-    for site, basis in by_site.items():
-        end, start = (basis.split(flat(one[site], basis, site)) for one in (clean, corrupted))
-        found[site] = basis.effects(effects.gradients[site], end - start)
-    gradients = {site: effects.gradients[site] for site in by_site}
-    return Effects(effects.method, examples, by_site, found, gradients, effects.totals, time.perf_counter() - began)
-
-
-def totals(model: Model, examples: Examples) -> Tensor:
-    """Each pair's logit difference in the clean run less that in the corrupted one, (pairs,), float64."""
-    values = [
-        measured(model, rows, examples.answers, read_starts(model, rows, [EMBEDDING_LAYER])[0][EMBEDDING_LAYER])
-        for rows in (examples.clean, examples.corrupted)
-    ]
-    return values[0] - values[1]
-
-
-def measured_effects(
-    model: Model, examples: Examples, effects: Effects, features: Sequence[Feature], *, progress: Progress | None = None
 ) -> Comparison:
     """Measure what features do, one at a time: each holds its corrupted value in the clean run.
 
     Args:
         model: the model.
         examples: the pairs.
-        effects: the estimates, and what each site is taken apart in.
-        features: which; `effects.top(50)` without their numbers, for example.
+        attributions: of the same pairs, and what each site is taken apart in.
+        features: which; `attributions.top(50)` without their numbers, for example.
         progress: called with the features that are done and those there are.
     """
     if not features:
@@ -206,7 +59,7 @@ def measured_effects(
         by_site.setdefault(model.site(one.site), []).append(one)
     found: dict[Feature, float] = {}
     for site, ones in by_site.items():
-        basis, layer = effects.bases[site], start_layer(model, site)
+        basis, layer = attributions.bases[site], start_layer(model, site)
         starts, read = read_starts(model, examples.clean, [layer], [site])
         _, other = read_starts(model, examples.corrupted, [EMBEDDING_LAYER], [site])
         x = flat(read[site], basis, site)
@@ -219,25 +72,8 @@ def measured_effects(
             if progress is not None:
                 progress(len(found), len(features))
     measures = [found[one] for one in features]
-    estimates = [_estimate(effects, model.site(one.site), one) for one in features]
-    return Comparison(tuple(features), tuple(estimates), tuple(measures), rank_correlation(estimates, measures))
-
-
-def _mean_gradient(
-    model: Model, examples: Examples, site: Site, ends: tuple[Tensor, Tensor], start: Start, method: Method, steps: int
-) -> Tensor:
-    """The metric's gradient by a site, (pairs, positions, width): in the clean run, or the mean on the way."""
-    corrupted, clean = ends
-    if method == "attribution-patching":
-        return gradients_at(model, examples.clean, examples.answers, site, clean, start)[1]
-    shares = (torch.arange(steps) + 0.5) / steps
-    n = len(examples)
-    rows = torch.arange(n).repeat(steps)
-    values = torch.lerp(corrupted[rows], clean[rows], shares.repeat_interleave(n)[:, None, None].to(clean))
-    _, found = gradients_at(
-        model, examples.clean * steps, examples.answers.repeat(steps, 1), site, values, start.rows(rows)
-    )
-    return found.unflatten(0, (steps, n)).mean(0)
+    estimated = [attributions.of(one) for one in features]
+    return Comparison(tuple(features), tuple(estimated), tuple(measures), rank_correlation(estimated, measures))
 
 
 def _alone(basis: Basis, change: Parts, feature: Feature) -> Tensor:
@@ -250,27 +86,3 @@ def _alone(basis: Basis, change: Parts, feature: Feature) -> Tensor:
     only = torch.zeros_like(change.features)
     only[:, feature.position, own] = change.features[:, feature.position, own]
     return basis.written(only)
-
-
-def _estimate(effects: Effects, site: Site, feature: Feature) -> float:
-    index = -1 if feature.index is None else feature.index
-    return float(effects.mean(site)[feature.position, index])
-
-
-def flat(activations: Tensor, basis: Basis, site: Site) -> Tensor:
-    """What was read at a site, heads side by side, (prompts, positions, width), having made sure that a basis fits."""
-    found = activations.flatten(2)
-    if found.shape[-1] != basis.width:
-        raise UsageError(
-            f"a basis of width {basis.width} was given for {site}", f"its activations have {found.shape[-1]} numbers"
-        )
-    return found
-
-
-def _check(bases: Mapping[Site, Basis], method: str, steps: int) -> None:
-    if not bases:
-        raise UsageError("no site was given", "a basis for at least one", '{"resid_post.12": Latents(coder)}')
-    if method not in get_args(Method):
-        raise UsageError(f"method={method!r} was given", f"it is one of {', '.join(get_args(Method))}")
-    if steps < 1:
-        raise UsageError(f"{steps} steps were asked for", "at least 1", "steps=8")

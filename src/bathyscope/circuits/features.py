@@ -142,8 +142,8 @@ class Basis(ABC):
         """Activations of their parts."""
         return self.written(parts.features) + self.constant + parts.error
 
-    def effects(self, gradient: Tensor, change: Parts) -> Tensor:
-        """What a change does to a metric to first order: (..., n_features + 1), the last entry the error's."""
+    def attributions(self, gradient: Tensor, change: Parts) -> Tensor:
+        """What a gradient says that a change does to a metric: (..., n_features + 1), the last entry the error's."""
         products = (self.pulled(gradient) * change.features).unflatten(-1, (self.n_features, self.size)).sum(-1)
         return torch.cat([products, (gradient * change.error).sum(-1, keepdim=True)], -1)
 
@@ -221,7 +221,7 @@ class Units(Basis):
     Example:
         >>> import torch
         >>> from bathyscope.circuits import Units
-        >>> Units(6, size=3).effects(torch.ones(6), Units(6, size=3).split(torch.arange(6.0))).tolist()
+        >>> Units(6, size=3).attributions(torch.ones(6), Units(6, size=3).split(torch.arange(6.0))).tolist()
         [3.0, 12.0, 0.0]
     """
 
@@ -287,3 +287,13 @@ class Directions(Basis):
     @override
     def spec(self) -> dict[str, Any]:
         return {"basis": self.name, "n": self.n_features}
+
+
+def flat(activations: Tensor, basis: Basis, site: Site) -> Tensor:
+    """What was read at a site, heads side by side, (prompts, positions, width), having made sure that a basis fits."""
+    found = activations.flatten(2)
+    if found.shape[-1] != basis.width:
+        raise UsageError(
+            f"a basis of width {basis.width} was given for {site}", f"its activations have {found.shape[-1]} numbers"
+        )
+    return found

@@ -1,4 +1,4 @@
-"""Masks: which features to keep, learned together: a ranking of single effects ignores that sites build on another.
+"""Masks: which features to keep, learned together, since a ranking ignores that sites build on one another.
 
 Each candidate has a gate, and gates are let through as the circuit's are: as a sigmoid at first, rounded to 0 or 1 in
 the second half while gradients go on as if they were not (straight-through). The loss is the squared distance from
@@ -14,8 +14,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from bathyscope.circuits.attributions import Attributions
 from bathyscope.circuits.circuit import Circuit, Errors, Stage
-from bathyscope.circuits.effects import Effects
 from bathyscope.circuits.features import Feature, Gates
 from bathyscope.circuits.runs import differences
 from bathyscope.engine import Stop
@@ -33,7 +33,7 @@ class MaskSettings:
     """How masks are learned.
 
     Args:
-        candidates: how many features of the largest effects have a gate.
+        candidates: how many features of the largest attributions have a gate.
         steps: of Adam.
         pairs: of each step, drawn anew.
         learning_rate: of Adam.
@@ -53,7 +53,7 @@ class MaskSettings:
 
 def learned_circuit(
     stage: Stage,
-    effects: Effects,
+    attributions: Attributions,
     penalty: float,
     settings: MaskSettings | None = None,
     *,
@@ -65,7 +65,7 @@ def learned_circuit(
 
     Args:
         stage: pairs to learn on, sites and references.
-        effects: of the same sites; the candidates are their largest.
+        attributions: of the same sites; the candidates are their largest.
         penalty: on the share of candidates that are kept; more of it keeps fewer.
         settings: the numbers of the learning.
         errors: see `Circuit`.
@@ -73,7 +73,7 @@ def learned_circuit(
         stop: looked at between steps.
     """
     settings = settings or MaskSettings()
-    chosen = [one for one, _ in effects.top(settings.candidates, list(stage.bases), errors=errors == "nodes")]
+    chosen = [one for one, _ in attributions.top(settings.candidates, list(stage.bases), errors=errors == "nodes")]
     gates = _Candidates(stage, chosen, errors)
     levels = torch.full((len(chosen),), OPEN, requires_grad=True)
     adam = torch.optim.Adam([levels], lr=settings.learning_rate)
@@ -133,8 +133,8 @@ def _open(gates: Gates) -> Gates:
 
 
 def ranked_circuit(
-    effects: Effects, n: int, sites: Mapping[Site, object] | None = None, *, errors: Errors = "nodes"
+    attributions: Attributions, n: int, sites: Mapping[Site, object] | None = None, *, errors: Errors = "nodes"
 ) -> Circuit:
-    """The n features of the largest mean effects, of either sign."""
-    chosen = list(effects.by_site if sites is None else sites)
-    return Circuit(chosen, [one for one, _ in effects.top(n, chosen, errors=errors == "nodes")], errors)
+    """The n features of the largest mean attributions, of either sign."""
+    chosen = list(attributions.by_site if sites is None else sites)
+    return Circuit(chosen, [one for one, _ in attributions.top(n, chosen, errors=errors == "nodes")], errors)

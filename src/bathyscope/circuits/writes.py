@@ -1,6 +1,7 @@
 """What circuits write: values with their graph, and activations of which only a circuit's features are let through."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from typing_extensions import override
@@ -10,19 +11,16 @@ from bathyscope.interventions import Intervention
 
 
 @dataclass(frozen=True, eq=False)
-class Given(Intervention):
-    """Write values, one for every prompt and position, and keep their graph.
+class ReplaceLive(Intervention):
+    """As `Replace`, with one value for every prompt and position, whose graph is kept.
 
     Args:
         value: (prompts, positions, width), heads side by side.
     """
 
-    value: Tensor
+    together: ClassVar[bool] = True
 
-    @property
-    @override
-    def together(self) -> bool:
-        return True
+    value: Tensor
 
     @override
     def apply(self, activation: Tensor) -> Tensor:
@@ -39,14 +37,11 @@ class LetThrough(Intervention):
         reference: what the rest becomes, (positions, ...), or for each prompt, (prompts, positions, ...).
     """
 
+    together: ClassVar[bool] = True
+
     basis: Basis
     gates: Gates
     reference: Parts
-
-    @property
-    @override
-    def together(self) -> bool:
-        return True
 
     @override
     def apply(self, activation: Tensor) -> Tensor:

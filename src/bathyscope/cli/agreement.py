@@ -67,11 +67,11 @@ def command(
     from bathyscope.studies import AgreementChoices
 
     asked = AgreementChoices(
-        case=_one_of(case, "--case", _cases()),  # type: ignore[arg-type]
+        case=case,  # type: ignore[arg-type]
         train=train,
         held_out=held_out,
-        errors=_one_of(errors, "--errors", ("ablated", "nodes")),  # type: ignore[arg-type]
-        ablation=_one_of(ablation, "--ablation", ("mean", "resample", "zero")),  # type: ignore[arg-type]
+        errors=errors,  # type: ignore[arg-type]
+        ablation=ablation,  # type: ignore[arg-type]
         sizes=_numbers(sizes, "--sizes", int),
         penalties=_numbers(penalties, "--penalties", float),
         steps=steps,
@@ -94,19 +94,6 @@ def command(
     study_files.show_or_save(
         result, as_json=as_json, out=out, plots=plots or (), draw="save_graph", show=agreement_tables.show
     )
-
-
-def _cases() -> tuple[str, ...]:
-    """The cases of agreement."""
-    from bathyscope.facts import AGREEMENT_CASES
-
-    return AGREEMENT_CASES
-
-
-def _one_of(typed: str, option: str, known: tuple[str, ...]) -> str:
-    if typed not in known:
-        raise UsageError(f"{option} {typed} was given", f"it is one of {', '.join(known)}", f"{option} {known[0]}")
-    return typed
 
 
 def _numbers(typed: str, option: str, kind: type) -> tuple[Any, ...]:

@@ -56,7 +56,7 @@ def _circuits(result: "AgreementResult") -> Table:
 
 
 def _sums(result: "AgreementResult") -> Table:
-    table = terminal.grid("effects add up at", texts=())
+    table = terminal.grid("sums at", texts=())
     for name in ("total", "sum", "gap", "one gradient", "share of errors"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in result.sums:
@@ -73,7 +73,7 @@ def _sums(result: "AgreementResult") -> Table:
 
 def _features(result: "AgreementResult") -> Table:
     table = terminal.grid("feature", texts=("label",))
-    for name in ("effect", "measured", "singular", "plural", "AUC"):
+    for name in ("attribution", "effect", "singular", "plural", "AUC"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in result.nodes[:MOST_FEATURES]:
         table.add_row(terminal.cell(one["feature"]), terminal.cell(one["label"]), *_figures(one))
@@ -82,8 +82,8 @@ def _features(result: "AgreementResult") -> Table:
 
 def _figures(one: Any) -> tuple[str, ...]:
     return (
+        f"{one['attribution']:+.3f}",
         f"{one['effect']:+.3f}",
-        f"{one['measured']:+.3f}",
         f"{one['singular']:.2f}",
         f"{one['plural']:.2f}",
         f"{one['auc']:.2f}",

@@ -88,10 +88,10 @@ Errors = Annotated[
     str,
     typer.Option(
         "--errors",
-        metavar="ablated|nodes",
+        metavar="ablated|nodes|kept",
         callback=readable,
-        help="Whether what no latent explains is taken away in learned and shown circuits, or counts as a feature: "
-        "--errors nodes.",
+        help="Whether what no latent explains is ablated in learned and shown circuits, counts as a feature, or is "
+        "kept: --errors nodes.",
         rich_help_panel=CIRCUITS,
     ),
 ]
@@ -111,7 +111,7 @@ Sizes = Annotated[
         "--sizes",
         metavar="N,N",
         callback=readable,
-        help="Sizes of the circuits of largest effects, such as --sizes 10,50.",
+        help="Sizes of the circuits of largest attributions, such as --sizes 10,50.",
         rich_help_panel=CIRCUITS,
     ),
 ]

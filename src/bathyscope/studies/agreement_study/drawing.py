@@ -45,7 +45,7 @@ def circuit_picture(
         most = max((min(MOST_PER_PLACE + 1, len(grouped[site, row])) for site in sites), default=1)
         top += PITCH * max(1, most) + GAP
     places, discs, words = {}, [], [*_captions(captions)]
-    largest = max((abs(one["effect"]) for one in nodes), default=1.0) or 1.0
+    largest = max((abs(one["attribution"]) for one in nodes), default=1.0) or 1.0
     for (site, row), ones in grouped.items():
         x = LEFT + column * sites.index(site)
         for number, one in enumerate(ones[:MOST_PER_PLACE]):
@@ -82,12 +82,12 @@ def _order(site: str) -> tuple[int, str]:
 def _disc(one: Record, at: tuple[float, float], largest: float) -> Disc:
     most = max(one["singular"], one["plural"], 1e-9)
     told = (
-        f"{one['feature']}\n{one['label']}\neffect {one['effect']:+.3f}, measured {one['measured']:+.3f}\n"
+        f"{one['feature']}\n{one['label']}\nattribution {one['attribution']:+.3f}, effect {one['effect']:+.3f}\n"
         f"activation {one['singular']:.3g} singular, {one['plural']:.3g} plural; AUC {one['auc']:.2f}\n"
         f"promotes {' '.join(one['promotes'])}"
     )
-    radius = RADIUS * (0.45 + 0.55 * (abs(one["effect"]) / largest) ** 0.5)
-    rim = UP if one["effect"] > 0 else DOWN
+    radius = RADIUS * (0.45 + 0.55 * (abs(one["attribution"]) / largest) ** 0.5)
+    rim = UP if one["attribution"] > 0 else DOWN
     return Disc(at, radius, shade(one["singular"] / most), shade(one["plural"] / most), rim, one["index"] is None, told)
 
 
@@ -98,7 +98,7 @@ def _named(one: Record, at: tuple[float, float]) -> Sequence[Words]:
     if not str(one["label"]).startswith("promotes"):
         label = _short(str(one["label"]), LETTERS)
     return [
-        Words((x, y + RADIUS + 9), f"{name}  {signed(one['effect'])}", 11.5, INK, bold=True, boxed=True),
+        Words((x, y + RADIUS + 9), f"{name}  {signed(one['attribution'])}", 11.5, INK, bold=True, boxed=True),
         Words((x, y + RADIUS + 24), label, 10.5, QUIET, boxed=bool(label)),
     ]
 
@@ -130,7 +130,7 @@ def _legend(top: float) -> Picture:
     words = [
         Words((24 + 58, y), "helps the right answer", 12, start=True),
         Words((270 + 58, y), "helps the wrong one", 12, start=True),
-        Words((500 + 40, y), "mean activation, singular | plural; size: effect; dashed: error", 12, start=True),
+        Words((500 + 40, y), "mean activation, singular | plural; size: attribution; dashed: error", 12, start=True),
     ]
     lines = [Line((24, y), (72, y), UP, 5), Line((270, y), (318, y), DOWN, 5, True)]
     return Picture(0, 0, tuple(lines), (Disc((515, y), 12, shade(0.1), shade(0.9), INK),), tuple(words))

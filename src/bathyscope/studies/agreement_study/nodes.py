@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bathyscope.attribution.ranks import ranked
-from bathyscope.circuits import Basis, Circuit, Comparison, Effects, Feature, Latents, measured_effects
-from bathyscope.circuits.effects import flat
+from bathyscope.circuits import Attributions, Basis, Circuit, Comparison, Latents, feature_effects
+from bathyscope.circuits.attributions import flat
 from bathyscope.model import Model
 from bathyscope.sae import promoted_tokens
 from bathyscope.sites import Site
@@ -20,30 +20,30 @@ PROMOTED = 8
 
 
 def node_records(
-    model: Model, items: Items, effects: Effects, circuit: Circuit, labels: Mapping[str, str]
+    model: Model, items: Items, attributions: Attributions, circuit: Circuit, labels: Mapping[str, str]
 ) -> tuple[list[dict[str, Any]], Comparison]:
-    """A record a feature, the largest effects first, and how estimates compare with what was measured.
+    """A record a feature, the largest attributions first, and how attributions compare with effects.
 
-    A record has the feature's place, its "effect" (estimated on the train pairs) and "measured" (exact, one feature at
+    A record has the feature's place, its "attribution" and its measured "effect" on the train pairs (one feature at
     a time), its mean activation with the noun in the singular and in the plural, on held-out nouns; "auc": how well it
     tells one from the other there (.5 is not at all); the tokens that it promotes, and a person's own label.
 
     Args:
         model: the model.
         items: the pairs.
-        effects: on the train pairs.
+        attributions: on the train pairs.
         circuit: the features.
         labels: a person's own, by feature.
     """
-    features = sorted(circuit.features, key=lambda one: -abs(_estimate(model, effects, one)))
-    compared = measured_effects(model, items.train, effects, features)
-    activations = _activations(model, items, effects.bases)
+    features = sorted(circuit.features, key=lambda one: -abs(attributions.of(one)))
+    compared = feature_effects(model, items.train, attributions, features)
+    activations = _activations(model, items, attributions.bases)
     plural = torch.tensor([one == "plural" for one in items.held_out_numbers])
     texts = items.train.positions()
     records = []
-    for one, estimate, measured in zip(features, compared.estimates, compared.effects, strict=True):
+    for one, attribution, effect in zip(features, compared.attributions, compared.effects, strict=True):
         site = model.site(one.site)
-        basis = effects.bases[site]
+        basis = attributions.bases[site]
         values = activations[site][:, one.position, -1 if one.index is None else one.index]
         tokens = _promoted(model, basis, one.index)
         records.append(
@@ -53,8 +53,8 @@ def node_records(
                 "position": one.position,
                 "token": texts[one.position],
                 "index": one.index,
-                "effect": estimate,
-                "measured": measured,
+                "attribution": attribution,
+                "effect": effect,
                 "singular": float(values[~plural].mean()),
                 "plural": float(values[plural].mean()),
                 "auc": auc(values, plural),
@@ -98,7 +98,3 @@ def _promoted(model: Model, basis: Basis, index: int | None) -> list[str]:
 
 def _label(index: int | None, tokens: Sequence[str]) -> str:
     return "what no latent explains" if index is None else "promotes " + " ".join(repr(one) for one in tokens[:3])
-
-
-def _estimate(model: Model, effects: Effects, one: Feature) -> float:
-    return float(effects.mean(model.site(one.site))[one.position, -1 if one.index is None else one.index])

@@ -24,7 +24,7 @@ class AgreementResult(StudyResult):
     Args:
         nodes: a record a feature of the circuit that is shown.
         edges: between these, and to the metric (target None).
-        sums: at each site what effects add up to, beside the total and beside what one gradient says.
+        sums: at each site what attributions add up to, beside the total and beside what one gradient says.
         chosen: the record of the circuit that is shown.
         circuit: itself (`circuits.Circuit.to_dict`).
         positions: what stands at each position.
@@ -88,7 +88,7 @@ class AgreementResult(StudyResult):
     @override
     def table(self) -> str:
         drawn = f'<div class="bathyscope">{svg(self.picture)}</div>'
-        parts = {"features": self.nodes, "edges": self.edges, "what effects add up to": self.sums}
+        parts = {"features": self.nodes, "edges": self.edges, "what attributions add up to": self.sums}
         below = "".join(table_of(name, {}, records) for name, records in parts.items())
         return drawn + table_of(self.heading, self.facts(), [_told(one) for one in self.records]) + below
 

@@ -12,18 +12,18 @@ from typing import Any, Final
 import torch
 
 from bathyscope.circuits import (
+    Attributions,
     Basis,
     Circuit,
     Directions,
-    Effects,
     Examples,
     Feature,
     Judge,
     MaskSettings,
     Stage,
     Units,
-    effects_in,
-    feature_effects,
+    attributions_in,
+    feature_attributions,
     learned_circuit,
     mean_parts,
     ranked_circuit,
@@ -44,18 +44,18 @@ TIMES_RANDOM: Final = 5
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """One basis at some sites: effects on the train pairs, and the two stages that its circuits run on.
+    """One basis at some sites: attributions on the train pairs, and the two stages that its circuits run on.
 
     Args:
         name: of the basis.
-        effects: on the train pairs.
+        attributions: on the train pairs.
         train: stage of the train pairs.
         judge: of the held-out pairs; what is ablated becomes the train pairs' mean.
         judge_train: of the train pairs.
     """
 
     name: str
-    effects: Effects
+    attributions: Attributions
     train: Stage
     judge: Judge
     judge_train: Judge
@@ -68,35 +68,35 @@ class Ground:
         bases: Mapping[Site | str, Basis],
         *,
         steps: int,
-        known: Effects | None = None,
+        known: Attributions | None = None,
         ablation: Ablation = "mean",
         progress: Progress | None = None,
         stop: Stop | None = None,
     ) -> "Ground":
-        """Estimate effects on the train pairs, or take known gradients of the same sites; make both stages ready."""
+        """Attributions on the train pairs, or those of known gradients of the same sites; both stages made ready."""
         model = items.train.model
         means: dict[Site, Parts] = mean_parts(model, items.train, bases)
         prepare = partial(Stage.of, model, bases=bases, ablation=ablation, means=means)
         train, held_out = (prepare(examples=one) for one in (items.train, items.held_out))
         if known is None:
-            effects = feature_effects(model, items.train, bases, steps=steps, progress=progress, stop=stop)
+            attributions = feature_attributions(model, items.train, bases, steps=steps, progress=progress, stop=stop)
         else:
-            effects = effects_in(model, known, bases)
-        return cls(name, effects, train, Judge.of(held_out), Judge.of(train))
+            attributions = attributions_in(model, known, bases)
+        return cls(name, attributions, train, Judge.of(held_out), Judge.of(train))
 
     def ranked(self, sizes: Sequence[int], errors: Errors) -> Iterator[dict[str, Any]]:
-        """Circuits of the largest effects."""
+        """Circuits of the largest attributions."""
         for n in sizes:
-            circuit = ranked_circuit(self.effects, n, self.train.bases, errors=errors)
+            circuit = ranked_circuit(self.attributions, n, self.train.bases, errors=errors)
             if len(circuit) == n:
-                yield self.record(circuit, "largest effects")
+                yield self.record(circuit, "largest attributions")
 
     def drawn(self, sizes: Sequence[int], seed: int) -> Iterator[dict[str, Any]]:
         """Circuits of latents drawn from those that change between the runs of any pair, several of each size."""
         active = [
             Feature(str(site), position, index)
-            for site, effects in self.effects.by_site.items()
-            for position, index in (effects[..., :-1] != 0).any(0).nonzero().tolist()
+            for site, attributions in self.attributions.by_site.items()
+            for position, index in (attributions[..., :-1] != 0).any(0).nonzero().tolist()
         ]
         for n in sizes:
             if n > len(active):
@@ -111,7 +111,7 @@ class Ground:
     ) -> Iterator[tuple[Circuit, dict[str, Any]]]:
         """Circuits of learned masks, one a penalty, each with its record."""
         for penalty in penalties:
-            circuit = learned_circuit(self.train, self.effects, penalty, settings, errors=errors, stop=stop)
+            circuit = learned_circuit(self.train, self.attributions, penalty, settings, errors=errors, stop=stop)
             yield circuit, self.record(circuit, f"learned mask, penalty {penalty:g}")
 
     def everything(self) -> dict[str, Any]:
@@ -151,20 +151,22 @@ def neurons(model: Model, examples: Examples) -> dict[Site | str, Basis]:
     return {site: Units(read[site].shape[-1]) for site in sites}
 
 
-def mean_directions(model: Model, items: Items, effects: Effects) -> tuple[dict[Site | str, Basis], list[Feature]]:
+def mean_directions(
+    model: Model, items: Items, attributions: Attributions
+) -> tuple[dict[Site | str, Basis], list[Feature]]:
     """At each site one direction, the mean difference between the numbers, where it matters most.
 
     Returns:
-        The direction of each site, and the feature of each: at the position of the largest effect.
+        The direction of each site, and the feature of each: at the position of the largest attribution.
     """
-    sites = list(effects.by_site)
+    sites = list(attributions.by_site)
     _, clean = read_starts(model, items.train.clean, [-1], sites)
     _, corrupted = read_starts(model, items.train.corrupted, [-1], sites)
     signs = torch.tensor([1.0 if one == "singular" else -1.0 for one in items.train_numbers])
     bases: dict[Site | str, Basis] = {}
     chosen = []
     for site in sites:
-        position = int(effects.mean(site).sum(1).abs().argmax())
+        position = int(attributions.mean(site).sum(1).abs().argmax())
         shift = (clean[site] - corrupted[site])[:, position]
         bases[site] = Directions((shift * signs[:, None].to(shift)).mean(0)[None])
         chosen.append(Feature(str(site), position, 0))

@@ -12,8 +12,8 @@ from bathyscope.circuits import (
     Circuit,
     Latents,
     MaskSettings,
+    feature_attributions,
     feature_edges,
-    feature_effects,
     ranked_circuit,
 )
 from bathyscope.circuits.circuit import Ablation, Errors
@@ -41,6 +41,7 @@ PENALTIES: Final = (0.03, 0.1, 0.3, 1.0)
 WANTED: Final = (0.9, 1.1)
 """Where the faithfulness of the circuit that is shown has to lie, on the train pairs."""
 
+ERRORS: Final = ("ablated", "nodes", "kept")
 ABLATED: Final = {
     "mean": "its mean over the train pairs",
     "resample": "what it is in another pair's corrupted prompt",
@@ -58,9 +59,9 @@ class AgreementChoices:
         case: "simple", "nounpp", "within_rc" or "rc".
         train: pairs that circuits are found on.
         held_out: pairs of other nouns that they are checked on.
-        errors: whether what no latent explains is ablated, or counts as a feature ("nodes").
+        errors: whether what no latent explains is ablated, counts as a feature ("nodes"), or is kept.
         ablation: what is put in the place of the rest: "mean", "resample" or "zero".
-        sizes: of the circuits of largest effects.
+        sizes: of the circuits of largest attributions.
         penalties: of the learned masks.
         steps: points between the runs for integrated gradients.
         mask: how masks are learned.
@@ -81,8 +82,10 @@ class AgreementChoices:
     compare: bool = True
 
     def __post_init__(self) -> None:
-        if self.case not in AGREEMENT_CASES:
-            raise UsageError(f"case={self.case!r} was given", f"it is one of {', '.join(AGREEMENT_CASES)}")
+        known = {"case": AGREEMENT_CASES, "errors": ERRORS, "ablation": tuple(ABLATED)}
+        for name, values in known.items():
+            if (given := vars(self)[name]) not in values:
+                raise UsageError(f"{name}={given!r} was given", f"it is one of {', '.join(values)}", values[0])
         if not self.sizes or min(self.sizes) < 1 or any(one < 0 for one in self.penalties):
             raise UsageError(
                 f"sizes={self.sizes} and penalties={self.penalties} were given", "sizes from 1, penalties from 0"
@@ -131,12 +134,12 @@ def agreement(
         bases,
         steps=choices.steps,
         ablation=choices.ablation,
-        progress=say("effects of latents"),
+        progress=say("attributions of latents"),
         stop=stop,
     )
-    say("circuits of the largest effects")
+    say("circuits of the largest attributions")
     records = [ground.everything()]
-    for errors in ("ablated", "nodes", "kept"):
+    for errors in ERRORS:
         records += ground.ranked(choices.sizes, errors)
     found: list[tuple[Circuit, dict[str, Any]]] = []
     for penalty in choices.penalties:
@@ -147,11 +150,18 @@ def agreement(
     if choices.compare:
         records += _compared(model, items, ground, choices, say, stop)
     say("edges and labels")
-    nodes, compared = node_records(model, items, ground.effects, circuit, labels or {})
-    edges = feature_edges(model, items.train, ground.effects, sorted(circuit.features, key=str)) if len(circuit) else ()
+    nodes, compared = node_records(model, items, ground.attributions, circuit, labels or {})
+    edges = (
+        feature_edges(model, items.train, ground.attributions, sorted(circuit.features, key=str))
+        if len(circuit)
+        else ()
+    )
     return AgreementResult(
         records=tuple(records),
-        provenance=provenance([model.provenance()], {**choices.spec(), "sites": [str(site) for site in bases]}),
+        provenance=provenance(
+            [model.provenance()],
+            {**choices.spec(), "bases": {str(site): basis.spec() for site, basis in bases.items()}},
+        ),
         notes=tuple(_notes(items, choices, compared.rank_correlation)),
         timing={"seconds": round(time.perf_counter() - began, 4)},
         nodes=tuple(nodes),
@@ -188,9 +198,9 @@ def _chosen(
     """The smallest circuit that is faithful on the train pairs, else the one nearest to it; marked in its record."""
     candidates = [(circuit, record) for circuit, record in learned if len(circuit)]
     for record in records:
-        if record["rule"] == "largest effects" and record["errors"] == choices.errors:
+        if record["rule"] == "largest attributions" and record["errors"] == choices.errors:
             sites = ground.train.bases
-            circuit = ranked_circuit(ground.effects, record["size"], sites, errors=choices.errors)
+            circuit = ranked_circuit(ground.attributions, record["size"], sites, errors=choices.errors)
             candidates.append((circuit, record))
     low, high = WANTED
     faithful = [one for one in candidates if low <= one[1]["train_faithfulness"] <= high]
@@ -210,11 +220,11 @@ def _compared(
     yield from ground.drawn([size for size in choices.sizes if size <= 50], choices.seed)
     same: dict[str, Any] = {"ablation": choices.ablation, "stop": stop}
     sites = list(ground.train.bases)
-    known: dict[str, Any] = {"steps": choices.steps, "known": ground.effects, **same}
+    known: dict[str, Any] = {"steps": choices.steps, "known": ground.attributions, **same}
     say("coordinates and directions")
     raw = Ground.of("coordinates", items, coordinates(model, sites), **known)
     yield from raw.ranked(choices.sizes, "ablated")
-    bases, features = mean_directions(model, items, ground.effects)
+    bases, features = mean_directions(model, items, ground.attributions)
     straight = Ground.of("directions", items, bases, **known)
     yield straight.record(Circuit(bases, features, "ablated"), "difference of means")
     units = Ground.of(
@@ -224,12 +234,12 @@ def _compared(
 
 
 def _sums(model: Model, items: Items, ground: Ground) -> Iterator[dict[str, Any]]:
-    """At each site what effects add up to, and what one gradient alone would have said."""
+    """At each site what attributions add up to, and what one gradient alone would have said."""
     bases: dict[Site | str, Basis] = dict(ground.train.bases.items())
-    single = feature_effects(model, items.train, bases, method="attribution-patching")
-    total = ground.effects.totals
-    for site in ground.effects.by_site:
-        sums = ground.effects.sums(site)
+    single = feature_attributions(model, items.train, bases, method="attribution-patching")
+    total = ground.attributions.totals
+    for site in ground.attributions.by_site:
+        sums = ground.attributions.sums(site)
         gaps = ((sums - total) / total.mean()).quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
         yield {
             "site": str(site),
@@ -240,7 +250,7 @@ def _sums(model: Model, items: Items, ground: Ground) -> Iterator[dict[str, Any]
             "gap_q50": float(gaps[1]),
             "gap_q90": float(gaps[2]),
             "one_gradient": float(single.sums(site).mean() / total.mean()),
-            "error_share": ground.effects.error_share(site),
+            "error_share": ground.attributions.error_share(site),
         }
 
 
@@ -258,5 +268,5 @@ def _notes(items: Items, choices: AgreementChoices, rank: float | None) -> Itera
         "only the coders' sites are cut, and what lies between runs as it is."
     )
     if rank is not None:
-        yield f"Rank correlation of estimated and measured effects of the shown circuit's features: {rank:.2f}."
+        yield f"Rank correlation of attributions and effects of the shown circuit's features: {rank:.2f}."
     yield from items.left_out
