@@ -384,7 +384,11 @@ def test_forms_of_other_words_are_found_by_rule():
         ("no json", StorageError, "line 2 of .*public.jsonl is no JSON: 'no json'"),
         ('{"clean": ' + "x" * 200, StorageError, r"line 2 .* '\{\"clean\": x{70}\.\.\.'"),
         ("[1, 2]", UsageError, "line 2 of .* is no JSON object: .*1, 2"),
-        ({"clean_prefix": "x", "case": "y"}, UsageError, "line 2 of .* has clean_prefix, case; it needs case, clean,"),
+        (
+            {"clean_prefix": "x", "case": "y"},
+            UsageError,
+            "line 2 of .* has clean_prefix, case; it needs clean, corrupted,",
+        ),
         ({}, UsageError, "line 2 of .* has no fields"),
         (line("The dog", "The dogs", answer=" "), UsageError, "clean_answer in line 2 of .* is ' '"),
         (line("The dog", "The dogs", case=3), UsageError, "case in line 2 of .* is 3"),

@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ import torch
 import command_line
 from agreement_model import agreement_model
 from bathyscope import capture
-from bathyscope.circuits import Circuit
-from bathyscope.errors import UsageError
+from bathyscope.circuits import CircuitResult, open_circuit
+from bathyscope.circuits.nodes import told_apart
+from bathyscope.errors import StorageError, UsageError
 from bathyscope.facts import agreement_sentences
 from bathyscope.model import Model
 from bathyscope.results import Result
@@ -18,7 +20,6 @@ from bathyscope.sae import CoderConfig, GivenActivations, Settings, SparseCoder,
 from bathyscope.sites import Site
 from bathyscope.studies import AgreementChoices, AgreementResult, agreement
 from bathyscope.studies.agreement_study.items import Items
-from bathyscope.studies.agreement_study.nodes import auc
 
 bathyscope, home = command_line.bathyscope, command_line.home
 """The fixtures that are used here."""
@@ -38,9 +39,13 @@ def coders() -> tuple[SparseCoder, ...]:
     return tuple(one.coder for one in trained)
 
 
+def placed() -> dict[Path, SparseCoder]:
+    return {Path(str(one.site)): one for one in coders()}
+
+
 @cache
 def found() -> AgreementResult:
-    return agreement(agreement_model(), coders(), CHOICES)
+    return agreement(agreement_model(), placed(), CHOICES)
 
 
 def records(**wanted: object) -> list[dict]:
@@ -70,11 +75,11 @@ def test_nouns_of_one_side_are_never_on_the_other():
     shared = sides[0] & sides[1]
     assert shared == {" that", " the"}, "only the words of the template are shared"
     assert len(items.train) == 64 and len(set(items.train.groups)) > 10
-    assert items.train_numbers.count("plural") == 32 and items.train.cases.count("congruent") == 32
+    assert items.train.kinds.count("plural") == 32 and items.train.cases.count("congruent") == 32
 
 
 def test_a_small_circuit_does_what_the_model_does_on_other_nouns():
-    chosen = found().chosen
+    (chosen,) = [one for one in found().rows() if one.get("shown")]
     assert chosen["size"] <= 60 and chosen["shown"] and chosen["errors"] == "ablated"
     assert 0.85 <= chosen["faithfulness"] <= 1.15 and chosen["accuracy"] >= 0.95 and chosen["completeness"] <= 0.15
     assert chosen["low"] < chosen["faithfulness"] < chosen["high"]
@@ -94,76 +99,76 @@ def test_errors_as_nodes_and_as_kept_stand_beside():
     for errors in ("ablated", "nodes", "kept"):
         assert len(records(basis="latents", rule="largest attributions", errors=errors)) == len(CHOICES.sizes)
     (ceiling,) = records(rule="all of them")
-    assert ceiling["size"] == 2 * 256 * len(found().positions)
+    assert ceiling["size"] == 2 * 256 * len(found().found.positions)
 
 
 def test_effects_add_up_and_one_gradient_is_shown_beside():
-    for one in found().sums:
+    for one in found().found.sums:
         assert abs(one["gap"]) < 0.02, one
         assert one["one_gradient"] != pytest.approx(1, abs=0.005)
         assert 0 <= abs(one["error_share"]) < 1
 
 
 def test_features_say_what_they_tell():
-    top = found().nodes[0]
-    assert max(top["auc"], 1 - top["auc"]) > 0.9, "the strongest feature tells singular from plural on other nouns"
-    assert top["position"] in (1, 4)
-    assert abs(top["attribution"] - top["effect"]) < 0.5 * max(abs(top["attribution"]), abs(top["effect"]))
-    for one in found().nodes:
-        assert one["label"] and (one["index"] is None) == (not one["promotes"])
+    top = found().found.nodes[0]
+    assert top.separates is not None and top.separates > 0.9, "the strongest tells the numbers apart on other nouns"
+    assert set(top.by_kind) == {"singular", "plural"} and top.feature.position in (1, 4)
+    assert abs(top.attribution - top.effect) < 0.5 * max(abs(top.attribution), abs(top.effect))
+    for one in found().found.nodes:
+        assert one.label and (one.feature.index is None) == (not one.promotes)
 
 
 def test_edges_lead_from_lower_sites_to_higher_ones_and_to_the_metric():
-    features = {one["feature"] for one in found().nodes}
-    assert found().edges
-    assert {one["source"] for one in found().edges} <= features
-    for one in found().edges:
-        if one["target"] is not None:
-            assert one["source"].startswith(SITES[0]) and one["target"].startswith(SITES[1])
-    assert any(one["target"] is None for one in found().edges)
+    edges = found().found.edges
+    assert edges and {one.source for one in edges} <= found().found.circuit.features
+    for one in edges:
+        if one.target is not None:
+            assert one.source.site == SITES[0] and one.target.site == SITES[1]
+    assert any(one.target is None for one in edges)
 
 
 def test_it_is_saved_drawn_and_read_again(tmp_path):
     saved = found().save(tmp_path / "agreement.json")
     again = Result.load(saved)
     assert isinstance(again, AgreementResult) and again.to_dict() == found().to_dict()
-    assert again.as_circuit() == Circuit.from_dict(found().circuit)
+    assert isinstance(open_circuit(saved), CircuitResult)
+    assert open_circuit(saved).circuit == found().found.circuit
     page = found().to_html()
     assert "<svg" in page and "logit difference" in page and "<script src" not in page
     assert json.loads(found().to_json())["kind"] == "agreement"
 
 
-def test_own_labels_are_taken(monkeypatch: pytest.MonkeyPatch):
-    from bathyscope.studies.agreement_study.nodes import node_records
-
-    items = Items.of(agreement_model(), CHOICES.case, 64, 48, 0)
-    from bathyscope.circuits import Latents, feature_attributions
-
-    effects = feature_attributions(
-        agreement_model(), items.train, {one.site: Latents(one) for one in coders()}, steps=2
-    )
-    circuit = Circuit(SITES, [one for one, _ in effects.top(2)])
-    name = max(circuit.features, key=lambda one: abs(dict(effects.top(2))[one]))
-    nodes, _ = node_records(agreement_model(), items, effects, circuit, {f"{name.site}/{name.index}": "plural subject"})
-    assert nodes[0]["label"] == "plural subject" and nodes[1]["label"] != "plural subject"
+def test_own_labels_stand_beside_the_file_and_are_taken(tmp_path):
+    saved = found().save(tmp_path / "agreement.json")
+    first = found().found.nodes[0].feature
+    (tmp_path / "agreement.labels.json").write_text(json.dumps({f"{first.site}/{first.index}": "plural subject"}))
+    nodes = open_circuit(saved).nodes
+    assert nodes[0].label == "plural subject" and nodes[1].label != "plural subject"
+    (tmp_path / "agreement.labels.json").write_text("[1]")
+    with pytest.raises(StorageError, match="no JSON object of texts"):
+        open_circuit(saved)
 
 
-def test_auc_counts_pairs():
+def test_telling_apart_counts_pairs():
     generator = torch.Generator().manual_seed(0)
     values, positive = torch.randint(5, (30,), generator=generator).float(), torch.rand(30, generator=generator) > 0.4
+    if values[positive].mean() < values[~positive].mean():
+        positive = ~positive
     wins = [
         (1.0 if a > b else 0.5 if a == b else 0.0)
         for a in values[positive].tolist()
         for b in values[~positive].tolist()
     ]
-    assert auc(values, positive) == pytest.approx(sum(wins) / len(wins))
+    means, separates = told_apart(values, ["yes" if one else "no" for one in positive.tolist()])
+    assert separates == pytest.approx(sum(wins) / len(wins))
+    assert means["yes"] == pytest.approx(float(values[positive].mean()))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: agreement(agreement_model(), []), "no coder"),
-        (lambda: agreement(agreement_model(), [*coders(), coders()[0]]), "two coders"),
+        (lambda: agreement(agreement_model(), {}), "no coder"),
+        (lambda: agreement(agreement_model(), {**placed(), Path("again"): coders()[0]}), "two coders"),
         (lambda: AgreementChoices(case="verbs"), "case='verbs'"),  # type: ignore[arg-type]
         (lambda: AgreementChoices(sizes=(0,)), "sizes from 1"),
         (lambda: Items.of(agreement_model(), "nounpp", 10, 48, 0), "a multiple of 4"),
@@ -218,16 +223,16 @@ def test_the_command_speaks_json_and_takes_labels(bathyscope, folder):
     )
     assert done.code == 0, done.err
     found = done.json()
-    assert found["kind"] == "agreement" and found["circuit"]["sites"] == [SITES[1]]
-    assert {one["label"] for one in found["nodes"]} == {"mine"}
+    assert found["kind"] == "agreement" and found["found"]["circuit"]["sites"] == [SITES[1]]
+    assert {one["label"] for one in found["found"]["rows"]} == {"mine"}
 
 
 def test_errors_may_be_features_of_the_circuit_that_is_shown(bathyscope, folder):
     asked = ("--coders", str(folder / "coders"), "--errors", "nodes", "--json")
     done = bathyscope("study", "agreement", *asked, *QUICK, "--sizes", "150", "--penalties", "")
     assert done.code == 0, done.err
-    assert done.json()["chosen"]["errors"] == "nodes"
-    assert any(one["index"] is None for one in done.json()["nodes"])
+    assert done.json()["found"]["measured"]["errors"] == "nodes"
+    assert any(one["index"] is None for one in done.json()["found"]["rows"])
 
 
 def test_coders_are_trained_where_there_are_none(bathyscope, folder):

@@ -6,6 +6,7 @@ Knows tables, not results. Whatever a model wrote is hostile text: it reaches a 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 STYLE = """
 .bathyscope { font: 14px/1.45 system-ui, sans-serif; color: #1b2733; max-width: 100%; overflow-x: auto }
@@ -136,3 +137,29 @@ def _table(
         f'<table class="{kind}"><thead><tr><th scope="col">{escape(corner)}</th>{head}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+Record = Mapping[str, Any]
+"""One measurement: JSON values by name; an interval is a list [low, high]."""
+
+
+def table_of(heading: str, facts: Mapping[str, str], records: Sequence[Record]) -> str:
+    """Records as a table of a page, a row each, numbered."""
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    return grid(
+        heading,
+        facts,
+        corner="",
+        columns=columns,
+        rows={str(number): [_text(record.get(name)) for name in columns] for number, record in enumerate(records, 1)},
+    )
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return " to ".join(map(_text, value))
+    return str(value)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from bathyscope.errors import UsageError
 from bathyscope.figures import figure_in
+from bathyscope.pictures import Disc, Line, Words, dashes_of
 from bathyscope.sites import EMBEDDING_LAYER
 from bathyscope.studies import (
     PROMPTS,
@@ -19,7 +20,6 @@ from bathyscope.studies import (
     ToyAgreementResult,
 )
 from bathyscope.studies.curves import Drawable, Panel
-from bathyscope.studies.pictures import Disc, Line, Words, dashes_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

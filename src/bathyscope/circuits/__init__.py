@@ -9,40 +9,53 @@ from bathyscope.circuits.attribution_graphs import (
 )
 from bathyscope.circuits.attributions import Attributions, attributions_in, feature_attributions
 from bathyscope.circuits.circuit import Circuit, Stage, mean_parts
+from bathyscope.circuits.circuit_result import CircuitResult, open_circuit
 from bathyscope.circuits.edges import Edge, feature_edges
 from bathyscope.circuits.effects import Comparison, feature_effects
 from bathyscope.circuits.examples import Examples
 from bathyscope.circuits.features import Basis, Directions, Feature, Gates, Latents, Parts, Units
+from bathyscope.circuits.finding import FindChoices, find_circuit
 from bathyscope.circuits.masks import MaskSettings, learned_circuit, ranked_circuit
+from bathyscope.circuits.nodes import Node, circuit_nodes
+from bathyscope.circuits.pair_files import Asked, examples_of, read_examples
 from bathyscope.circuits.validation import Faithfulness, Judge
 
 __all__ = [
+    "Asked",
     "AttributionGraph",
     "Attributions",
     "Basis",
     "Circuit",
+    "CircuitResult",
     "Comparison",
     "Directions",
     "Edge",
     "Examples",
     "Faithfulness",
     "Feature",
+    "FindChoices",
     "Gates",
     "Judge",
     "Latents",
     "Likeliest",
     "MaskSettings",
+    "Node",
     "Parts",
     "Stage",
     "Units",
     "attribution_graph",
     "attributions_in",
     "check_graph_json",
+    "circuit_nodes",
+    "examples_of",
     "feature_attributions",
     "feature_edges",
     "feature_effects",
+    "find_circuit",
     "learned_circuit",
     "mean_parts",
+    "open_circuit",
     "ranked_circuit",
+    "read_examples",
     "to_neuronpedia",
 ]

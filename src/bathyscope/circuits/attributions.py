@@ -9,6 +9,7 @@ that of the activation itself, so that one gradient a site and step serves every
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, get_args
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from bathyscope.circuits.examples import Examples
 from bathyscope.circuits.features import Basis, Feature, flat
+from bathyscope.circuits.kept import Kept
 from bathyscope.circuits.runs import gradients_at, totals
 from bathyscope.engine import Stop
 from bathyscope.engine.events import CancelledError
@@ -95,10 +97,11 @@ class Attributions:
 def feature_attributions(
     model: Model,
     examples: Examples,
-    bases: Mapping[Site | str, Basis],
+    bases: Mapping[Site, Basis] | Mapping[Site | str, Basis],
     *,
     method: Method = "integrated-gradients",
     steps: int = STEPS,
+    kept: Kept | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> Attributions:
@@ -110,6 +113,7 @@ def feature_attributions(
         bases: what each site is taken apart in.
         method: integrated gradients, or one gradient in the clean run.
         steps: points between the runs, at the middles of equal steps.
+        kept: where finished sites' gradients are kept, for going on after a stop.
         progress: called with the sites that are done and those there are.
         stop: looked at between sites.
 
@@ -127,9 +131,10 @@ def feature_attributions(
     gradients: dict[Site, Tensor] = {}
     for done, (site, basis) in enumerate(by_site.items()):
         if stop is not None and (stop.now or stop.soon):
-            raise CancelledError("the attributions were stopped", "nothing of them is kept")
+            raise CancelledError("the attributions were stopped", f"{done} of {len(by_site)} sites are done")
         end, start = (flat(one[site], basis, site) for one in (read, read_corrupted))
-        gradient = _mean_gradient(model, examples, site, (start, end), clean[layers[site]], method, steps)
+        find = partial(_mean_gradient, model, examples, site, (start, end), clean[layers[site]], method, steps)
+        gradient = find() if kept is None else kept.tensor(f"gradient {site}", find)
         found[site] = basis.attributions(gradient, basis.split(end) - basis.split(start))
         gradients[site] = gradient
         if progress is not None:

@@ -11,7 +11,7 @@ effect; all edges out of a feature, with that to the metric, to the feature's.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final, Self
 
 import torch
 from torch import Tensor
@@ -45,6 +45,17 @@ class Edge:
     source: Feature
     target: Feature | None
     weight: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        target = None if self.target is None else str(self.target)
+        return {"source": str(self.source), "target": target, "weight": self.weight}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The edge that was written."""
+        target = data["target"]
+        return cls(Feature.parse(data["source"]), None if target is None else Feature.parse(target), data["weight"])
 
 
 def feature_edges(

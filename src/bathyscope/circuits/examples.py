@@ -22,6 +22,7 @@ class Examples:
         pairs: clean and corrupted prompts whose metric is a `LogitDiff`.
         groups: for each pair what it shares with others, such as the noun that changes; intervals are drawn by it.
         cases: for each pair which case it is, such as "congruent"; results are given for each.
+        kinds: for each pair what its clean prompt is, such as "singular"; nodes say how well they tell.
 
     Raises:
         UsageError: none is given, they differ in length, or have another metric.
@@ -41,15 +42,18 @@ class Examples:
     pairs: Sequence[Pair]
     groups: Sequence[str] = ()
     cases: Sequence[str] = ()
+    kinds: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.pairs:
             raise UsageError("no pair was given", "at least one is needed")
         object.__setattr__(self, "groups", tuple(self.groups) or tuple(str(n) for n in range(len(self.pairs))))
         object.__setattr__(self, "cases", tuple(self.cases) or ("all",) * len(self.pairs))
-        if not len(self.groups) == len(self.cases) == len(self.pairs):
+        object.__setattr__(self, "kinds", tuple(self.kinds) or ("all",) * len(self.pairs))
+        if {len(self.groups), len(self.cases), len(self.kinds)} != {len(self.pairs)}:
             raise UsageError(
-                f"{len(self.pairs)} pairs with {len(self.groups)} groups and {len(self.cases)} cases were given",
+                f"{len(self.pairs)} pairs with {len(self.groups)} groups, {len(self.cases)} cases and "
+                f"{len(self.kinds)} kinds were given",
                 "as many of each",
             )
         first = self.pairs[0]
@@ -111,4 +115,5 @@ class Examples:
             [self.pairs[row] for row in rows],
             [self.groups[row] for row in rows],
             [self.cases[row] for row in rows],
+            [self.kinds[row] for row in rows],
         )

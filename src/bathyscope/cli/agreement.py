@@ -1,21 +1,17 @@
 """`bathyscope study agreement`: which features make a verb agree, found, checked, labelled and drawn."""
 
-import json
-from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from bathyscope.cli import agreement_tables, choices, options, study_files, terminal
+from bathyscope.cli import agreement_tables, choices, circuit_request, options, study_files, terminal
 from bathyscope.cli.opening import open_model
 from bathyscope.cli.options import agreement as own
 from bathyscope.cli.options import study
 from bathyscope.cli.stopping import stoppable
-from bathyscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from bathyscope.generation import Progress
     from bathyscope.model import Model
-    from bathyscope.sae import SparseCoder
 
 SITES: Final = 10
 """How many sites coders are trained at, unless said."""
@@ -72,69 +68,27 @@ def command(
         held_out=held_out,
         errors=errors,  # type: ignore[arg-type]
         ablation=ablation,  # type: ignore[arg-type]
-        sizes=_numbers(sizes, "--sizes", int),
-        penalties=_numbers(penalties, "--penalties", float),
+        sizes=circuit_request.numbers(sizes, "--sizes", int),
+        penalties=circuit_request.numbers(penalties, "--penalties", float),
         steps=steps,
         seed=seed,
         compare=compare,
     )
-    told = _labels(labels)
+    told = {} if labels is None else circuit_request.labels(labels)
     shown = terminal.may_animate(as_json=as_json)
     read = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
-    found = _coders(read, coders, text, sites, latents, seed, shown)
-    with stoppable() as stop, ExitStack() as bars:
-
-        def say(what: str) -> "Progress | None":
-            bars.close()
-            return bars.enter_context(terminal.progress(what, shown=shown, per_cell=1, unit="sites"))
-
+    wanted = None if sites is None else [one.strip() for one in sites.split(",")]
+    if text is not None and not any(coders.glob("*/cfg.json")):
+        _train(coders, text, wanted or spread(read.n_layers), latents, seed, read, shown)
+    found = circuit_request.coders(coders, wanted)
+    with stoppable() as stop, circuit_request.saying(shown) as say:
         from bathyscope import studies
 
-        result = studies.agreement(read, found, asked, labels=told, say=say, stop=stop)
+        result = studies.agreement(read, found, asked, say=say, stop=stop)
+    result = replace(result, found=result.found.named(told))
     study_files.show_or_save(
         result, as_json=as_json, out=out, plots=plots or (), draw="save_graph", show=agreement_tables.show
     )
-
-
-def _numbers(typed: str, option: str, kind: type) -> tuple[Any, ...]:
-    try:
-        return tuple(kind(one) for one in typed.split(",") if one.strip())
-    except ValueError as error:
-        example = "10,50" if kind is int else "0.1,1"
-        raise UsageError(f"{option} {typed} was given", "numbers with commas between", f"{option} {example}") from error
-
-
-def _labels(path: Path | None) -> dict[str, str]:
-    if path is None:
-        return {}
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}")
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"--labels {path} could not be read ({error})", "a JSON object", '{"resid_post.12/281": "plural subject"}'
-        ) from error
-    return {str(feature): str(label) for feature, label in found.items()}
-
-
-def _coders(
-    model: "Model", folder: Path, text: str | None, sites: str | None, latents: int, seed: int, shown: bool
-) -> "list[SparseCoder]":
-    """The coders of a folder, those of the sites that were asked for; trained first where there are none."""
-    from bathyscope.sae import coder_folders, load_coder
-
-    wanted = None if sites is None else [one.strip() for one in sites.split(",")]
-    if text is not None and not any(folder.glob("*/cfg.json")):
-        _train(folder, text, wanted or spread(model.n_layers), latents, seed, model, shown)
-    with choices.refusing():
-        found = [load_coder(one) for one in coder_folders(folder)]
-    if wanted is None:
-        return found
-    by_site = {str(one.site): one for one in found}
-    if missing := [site for site in wanted if site not in by_site]:
-        raise UsageError(f"--sites {missing[0]} was given", f"{folder} has coders of {', '.join(by_site)}")
-    return [by_site[site] for site in wanted]
 
 
 def spread(n_layers: int, n: int = SITES) -> list[str]:

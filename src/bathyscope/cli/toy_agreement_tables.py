@@ -78,7 +78,7 @@ def _table(head: str) -> Table:
 
 
 def _figures(part: "Node | Edge") -> Iterator[Text]:
-    from bathyscope.studies.pictures import signed
+    from bathyscope.pictures import signed
 
     yield from (Text("<0.01" if 0 < value < LEAST else f"{value:.2f}") for value in (part.clean, part.corrupted))
     for value in (part.effect, part.attribution, part.integrated, part.closed_form):

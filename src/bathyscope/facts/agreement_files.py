@@ -11,12 +11,14 @@ from bathyscope.facts.agreement import AgreementPair, Case
 from bathyscope.facts.agreement_words import Number, forms_of, lemma_and_number
 from bathyscope.files import write_atomically
 
-OWN_FIELDS: Final = ("case", "clean", "corrupted", "answer", "wrong_answer")
-PUBLIC_FIELDS: Final = ("case", "clean_prefix", "patch_prefix", "clean_answer", "patch_answer")
+OWN_FIELDS: Final = ("clean", "corrupted", "answer", "wrong_answer")
+PUBLIC_FIELDS: Final = ("clean_prefix", "patch_prefix", "clean_answer", "patch_answer")
 """What a line must hold: our own names, or those of the public agreement data (arXiv 2403.19647)."""
+OTHER_CASE: Final = "other"
+"""Of a line that does not say its case."""
 TOLD: Final = ("noun", "distractor", "number", "congruent")
 """What is told from the words of a line that does not hold it."""
-REMEDY: Final = json.dumps(dict(zip(PUBLIC_FIELDS, ("simple", "The boat", "The boats", " is", " are"), strict=True)))
+REMEDY: Final = json.dumps(dict(zip(PUBLIC_FIELDS, ("The boat", "The boats", " is", " are"), strict=True)))
 
 
 def write_agreement(pairs: Iterable[AgreementPair], path: str | Path) -> None:
@@ -69,12 +71,19 @@ def load_agreement(path: str | Path) -> tuple[AgreementPair, ...]:
         >>> pair.case, pair.noun, pair.distractor, pair.number, pair.congruent
         ('within_rc', 'man', 'guest', 'plural', True)
     """
+    return tuple(pair for _, pair in agreement_lines(path))
+
+
+def agreement_lines(path: str | Path) -> tuple[tuple[int, AgreementPair], ...]:
+    """As `load_agreement`, each pair with the number of its line, from 1."""
     path = Path(path)
     try:
         lines = path.read_text("utf-8").split("\n")
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} could not be read ({error})", "a file of JSON lines is needed") from error
-    found = tuple(_pair(line, f"line {number} of {path}") for number, line in enumerate(lines, 1) if line.strip())
+    found = tuple(
+        (number, _pair(line, f"line {number} of {path}")) for number, line in enumerate(lines, 1) if line.strip()
+    )
     if not found:
         raise UsageError(f"{path} has no pairs", "one JSON object a line is needed", REMEDY)
     return found
@@ -95,10 +104,11 @@ def _pair(line: str, where: str) -> AgreementPair:
             f"it needs {', '.join(OWN_FIELDS)} or {', '.join(PUBLIC_FIELDS)}",
             REMEDY,
         )
-    for name in names:
-        if not isinstance(data[name], str) or not data[name].strip():
-            raise UsageError(f"{name} in {where} is {data[name]!r}", "it must be text", REMEDY)
-    case, clean, corrupted, answer, wrong = (data[name] for name in names)
+    case = data.get("case", OTHER_CASE)
+    for name, text in (("case", case), *((name, data[name]) for name in names)):
+        if not isinstance(text, str) or not text.strip():
+            raise UsageError(f"{name} in {where} is {text!r}", "it must be text", REMEDY)
+    clean, corrupted, answer, wrong = (data[name] for name in names)
     told = _told(case, clean, corrupted) | {name: data[name] for name in TOLD if name in data}
     _check(told, where)
     return AgreementPair(clean=clean, corrupted=corrupted, answer=answer, wrong_answer=wrong, **told)

@@ -3,16 +3,13 @@
 A study names its `kind`, and may show its records in a table of its own; the rest is here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-from bathyscope import pages
+from bathyscope.pages import Record, table_of
 from bathyscope.results import Result
 from bathyscope.sites import EMBEDDING_LAYER
-
-Record = Mapping[str, Any]
-"""One measurement: JSON values by name; an interval is a list [low, high]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,25 +100,3 @@ def layer_name(layer: int) -> str:
 def share(value: float) -> str:
     """A share with three digits and no leading zero, such as ".141" or "1.000"."""
     return f"{value:.3f}".removeprefix("0") if value >= 0 else f"-{share(-value)}"
-
-
-def table_of(heading: str, facts: Mapping[str, str], records: Sequence[Record]) -> str:
-    """Records as a table of a page, a row each, numbered."""
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    return pages.grid(
-        heading,
-        facts,
-        corner="",
-        columns=columns,
-        rows={str(number): [_text(record.get(name)) for name in columns] for number, record in enumerate(records, 1)},
-    )
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, (list, tuple)):
-        return " to ".join(map(_text, value))
-    return str(value)

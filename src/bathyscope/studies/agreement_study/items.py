@@ -1,17 +1,17 @@
 """Which pairs the agreement study finds a circuit on, and on which others it is checked."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Self
 
-from bathyscope.causal.pairs import Pair, pair
+from bathyscope.causal.pairs import Pair
 from bathyscope.circuits import Examples
+from bathyscope.circuits.pair_files import Asked, as_examples, checked
 from bathyscope.errors import UsageError
 from bathyscope.facts import AgreementPair, agreement_pairs
 from bathyscope.facts.agreement import Case
 from bathyscope.facts.agreement_words import Split
 from bathyscope.model import Model
-from bathyscope.readouts import LogitDiff
+from bathyscope.pages import Record
 
 SPARE: Final = 4
 """How many times the pairs that are wanted are drawn, so that enough are left of one length."""
@@ -24,14 +24,13 @@ class Items:
     Args:
         train: with nouns of the train split, changed ones and others.
         held_out: with held-out nouns, changed ones and others.
-        train_numbers, held_out_numbers: "singular" or "plural", the changed noun's in each clean prompt.
+        records: the train pairs as JSON values.
         left_out: pairs that were drawn and cannot be asked, with the first reason of each kind.
     """
 
     train: Examples
     held_out: Examples
-    train_numbers: tuple[str, ...]
-    held_out_numbers: tuple[str, ...]
+    records: tuple[Record, ...]
     left_out: tuple[str, ...]
 
     @classmethod
@@ -43,58 +42,9 @@ class Items:
         """
         train, reasons = _drawn(model, case, "train", n_train, seed)
         held_out, more = _drawn(model, case, "held-out", n_held_out, seed, len(train[0][1].clean))
-        return cls(
-            as_examples(model, train),
-            as_examples(model, held_out),
-            _numbers(train),
-            _numbers(held_out),
-            (*reasons, *more),
-        )
-
-
-def checked(
-    model: Model, pairs: Sequence[AgreementPair], *, length: int | None = None
-) -> tuple[list[tuple[AgreementPair, Pair]], tuple[str, ...]]:
-    """The pairs that a model can be asked position by position: of one length, with answers of one token.
-
-    Args:
-        model: the model.
-        pairs: as they were drawn or read.
-        length: tokens that each prompt has; the commonest length unless said.
-
-    Returns:
-        Each pair with its tokens, and why others were left out: a sentence a reason, with how many and the first.
-    """
-    found: list[tuple[AgreementPair, Pair]] = []
-    reasons: dict[str, list[str]] = {}
-    for one in pairs:
-        try:
-            made = pair(model, one.clean, one.corrupted, LogitDiff(one.answer, one.wrong_answer))
-        except UsageError as error:
-            kind = (
-                "answers of several tokens" if "token" in str(error) and one.answer in str(error) else "unlike lengths"
-            )
-            reasons.setdefault(kind, []).append(str(error))
-            continue
-        found.append((one, made))
-    lengths = [len(made.clean) for _, made in found]
-    length = max(set(lengths), key=lengths.count) if length is None and lengths else length
-    others = [made.clean.numbered() for _, made in found if len(made.clean) != length]
-    if others:
-        reasons["another length"] = others
-    told = tuple(f"{len(ones)} pairs of {kind}, the first: {ones[0]}" for kind, ones in reasons.items())
-    return [entry for entry in found if len(entry[1].clean) == length], told
-
-
-def as_examples(model: Model, chosen: Sequence[tuple[AgreementPair, Pair]]) -> Examples:
-    """Pairs with the noun that changes as their group, and whether the other noun has its number as their case."""
-    named = {True: "congruent", False: "incongruent", None: "no other noun"}
-    return Examples(
-        model,
-        [made for _, made in chosen],
-        [one.noun or one.clean for one, _ in chosen],
-        [named[one.congruent] for one, _ in chosen],
-    )
+        found = as_examples(model, train)
+        records = Asked(found, tuple(one for one, _ in train), ()).records()
+        return cls(found, as_examples(model, held_out), records, (*reasons, *more))
 
 
 def _drawn(
@@ -105,7 +55,8 @@ def _drawn(
             f"{n} pairs were asked for", "a multiple of 4: both numbers, congruent or not", f"{max(4, n - n % 4)}"
         )
     every = agreement_pairs(case, nouns=nouns, n=None if case == "simple" else SPARE * n, seed=seed)
-    kept, reasons = checked(model, every, length=length)
+    numbered = [(f"pair {number}", one) for number, one in enumerate(every)]
+    kept, reasons = checked(model, numbered, length=length)
     kinds: dict[tuple[object, object], list[tuple[AgreementPair, Pair]]] = {}
     for entry in kept:
         kinds.setdefault((entry[0].number, entry[0].congruent), []).append(entry)
@@ -117,7 +68,3 @@ def _drawn(
             "fewer pairs",
         )
     return [ones[row] for row in range(share) for ones in kinds.values()], reasons
-
-
-def _numbers(chosen: Sequence[tuple[AgreementPair, Pair]]) -> tuple[str, ...]:
-    return tuple(str(one.number) for one, _ in chosen)

@@ -30,6 +30,7 @@ from bathyscope.circuits import (
 )
 from bathyscope.circuits.circuit import Ablation, Errors
 from bathyscope.circuits.features import Parts
+from bathyscope.circuits.finding import RANKED
 from bathyscope.engine import Stop
 from bathyscope.generation import Progress
 from bathyscope.model import Model
@@ -89,7 +90,7 @@ class Ground:
         for n in sizes:
             circuit = ranked_circuit(self.attributions, n, self.train.bases, errors=errors)
             if len(circuit) == n:
-                yield self.record(circuit, "largest attributions")
+                yield self.record(circuit, RANKED)
 
     def drawn(self, sizes: Sequence[int], seed: int) -> Iterator[dict[str, Any]]:
         """Circuits of latents drawn from those that change between the runs of any pair, several of each size."""
@@ -162,7 +163,7 @@ def mean_directions(
     sites = list(attributions.by_site)
     _, clean = read_starts(model, items.train.clean, [-1], sites)
     _, corrupted = read_starts(model, items.train.corrupted, [-1], sites)
-    signs = torch.tensor([1.0 if one == "singular" else -1.0 for one in items.train_numbers])
+    signs = torch.tensor([1.0 if one == "singular" else -1.0 for one in items.train.kinds])
     bases: dict[Site | str, Basis] = {}
     chosen = []
     for site in sites:

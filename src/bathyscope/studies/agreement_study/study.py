@@ -1,32 +1,37 @@
 """agreement: the features that make a verb agree with its noun, found on some nouns and checked on others."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from bathyscope.circuits import (
-    Basis,
     Circuit,
-    Latents,
+    CircuitResult,
     MaskSettings,
-    feature_attributions,
+    circuit_nodes,
     feature_edges,
     ranked_circuit,
 )
 from bathyscope.circuits.circuit import Ablation, Errors
+from bathyscope.circuits.finding import (
+    ABLATED,
+    RANKED,
+    SIZES,
+    Say,
+    added_up,
+    coder_records,
+    latent_bases,
+    smallest_faithful,
+)
 from bathyscope.engine import Stop
 from bathyscope.errors import UsageError
 from bathyscope.facts.agreement import AGREEMENT_CASES, Case
-from bathyscope.generation import Progress
 from bathyscope.model import Model
 from bathyscope.results import provenance
 from bathyscope.sae import SparseCoder
-from bathyscope.sites import Site
 from bathyscope.studies.agreement_study.items import Items
-from bathyscope.studies.agreement_study.nodes import node_records
 from bathyscope.studies.agreement_study.result import AgreementResult
 from bathyscope.studies.agreement_study.series import (
     NEURON_STEPS,
@@ -36,19 +41,8 @@ from bathyscope.studies.agreement_study.series import (
     neurons,
 )
 
-SIZES: Final = (5, 10, 20, 50, 100, 200)
 PENALTIES: Final = (0.03, 0.1, 0.3, 1.0)
-WANTED: Final = (0.9, 1.1)
-"""Where the faithfulness of the circuit that is shown has to lie, on the train pairs."""
-
 ERRORS: Final = ("ablated", "nodes", "kept")
-ABLATED: Final = {
-    "mean": "its mean over the train pairs",
-    "resample": "what it is in another pair's corrupted prompt",
-    "zero": "zero",
-}
-Say = Callable[[str], Progress | None]
-"""Called with what begins now; what it returns is told how far that is."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +97,9 @@ class AgreementChoices:
 
 def agreement(
     model: Model,
-    coders: Sequence[SparseCoder],
+    coders: Mapping[Path, SparseCoder],
     choices: AgreementChoices | None = None,
     *,
-    labels: Mapping[str, str] | None = None,
     say: Say | None = None,
     stop: Stop | None = None,
 ) -> AgreementResult:
@@ -114,9 +107,9 @@ def agreement(
 
     Args:
         model: the model.
-        coders: autoencoders of different sites, such as `resid_post.10` and `resid_post.19`; only these sites are cut.
+        coders: autoencoders of different sites, such as `resid_post.10` and `resid_post.19`, by where they lie; only
+            these sites are cut.
         choices: what is measured.
-        labels: a person's own labels, by feature ("resid_post.12/281@1", or without a position).
         say: called with each part of the work as it begins.
         stop: looked at between parts.
 
@@ -126,7 +119,7 @@ def agreement(
     """
     began = time.perf_counter()
     choices, say = choices or AgreementChoices(), say or (lambda _: None)
-    bases = _bases(model, coders)
+    bases = latent_bases(model, coders.values())
     items = Items.of(model, choices.case, choices.train, choices.held_out, choices.seed)
     ground = Ground.of(
         "latents",
@@ -149,65 +142,45 @@ def agreement(
     circuit, chosen = _chosen(ground, found, records, choices)
     if choices.compare:
         records += _compared(model, items, ground, choices, say, stop)
-    say("edges and labels")
-    nodes, compared = node_records(model, items, ground.attributions, circuit, labels or {})
-    edges = (
-        feature_edges(model, items.train, ground.attributions, sorted(circuit.features, key=str))
-        if len(circuit)
-        else ()
+    whence = provenance(
+        [model.provenance()], {**choices.spec(), "bases": {str(site): basis.spec() for site, basis in bases.items()}}
     )
-    return AgreementResult(
-        records=tuple(records),
-        provenance=provenance(
-            [model.provenance()],
-            {**choices.spec(), "bases": {str(site): basis.spec() for site, basis in bases.items()}},
-        ),
-        notes=tuple(_notes(items, choices, compared.rank_correlation)),
-        timing={"seconds": round(time.perf_counter() - began, 4)},
-        nodes=tuple(nodes),
-        edges=tuple(
-            {"source": str(one.source), "target": None if one.target is None else str(one.target), "weight": one.weight}
-            for one in edges
-        ),
-        sums=tuple(_sums(model, items, ground)),
-        chosen=chosen,
-        circuit=circuit.to_dict(),
+    nodes, compared = circuit_nodes(
+        model, ground.attributions, list(circuit.features), seen=items.held_out, progress=say("effects of features")
+    )
+    notes = tuple(_notes(items, choices, None if compared is None else compared.rank_correlation))
+    timing = {"seconds": round(time.perf_counter() - began, 4)}
+    shown = CircuitResult(
+        circuit=circuit,
+        nodes=nodes,
+        edges=feature_edges(model, items.train, ground.attributions, list(circuit.features), progress=say("edges")),
         positions=items.train.positions(),
+        measured={**chosen, "pairs": "held-out nouns"},
+        tried=tuple(record for record in records if record["basis"] == ground.name),
+        sums=tuple(added_up(model, ground.attributions)),
+        pairs=items.records,
+        coders=coder_records(model, coders),
+        provenance=whence,
+        notes=notes,
+        timing=timing,
     )
-
-
-def _bases(model: Model, coders: Sequence[SparseCoder]) -> dict[Site | str, Basis]:
-    """A basis for each coder's site, from below to above."""
-    found: dict[Site | str, Basis] = {}
-    for coder in coders:
-        site, _ = coder.check(model)
-        if site in found:
-            raise UsageError(f"two coders of {site} were given", "one for each site")
-        found[site] = Latents(coder)
-    if not found:
-        raise UsageError("no coder was given", "at least one is needed", "bathyscope sae train")
-    return dict(sorted(found.items(), key=lambda entry: (getattr(entry[0], "layer", 0), str(entry[0]))))
+    return AgreementResult(records=tuple(records), provenance=whence, notes=notes, timing=timing, found=shown)
 
 
 def _chosen(
     ground: Ground,
     learned: Sequence[tuple[Circuit, dict[str, Any]]],
-    records: list[dict[str, Any]],
+    records: Sequence[dict[str, Any]],
     choices: AgreementChoices,
 ) -> tuple[Circuit, dict[str, Any]]:
     """The smallest circuit that is faithful on the train pairs, else the one nearest to it; marked in its record."""
-    candidates = [(circuit, record) for circuit, record in learned if len(circuit)]
+    candidates = list(learned)
     for record in records:
-        if record["rule"] == "largest attributions" and record["errors"] == choices.errors:
+        if record["rule"] == RANKED and record["errors"] == choices.errors:
             sites = ground.train.bases
             circuit = ranked_circuit(ground.attributions, record["size"], sites, errors=choices.errors)
             candidates.append((circuit, record))
-    low, high = WANTED
-    faithful = [one for one in candidates if low <= one[1]["train_faithfulness"] <= high]
-    if faithful:
-        found = min(faithful, key=lambda one: one[1]["size"])
-    else:
-        found = min(candidates, key=lambda one: abs(one[1]["train_faithfulness"] - 1))
+    found = smallest_faithful(candidates, "train_faithfulness")
     found[1]["shown"] = True
     return found
 
@@ -231,27 +204,6 @@ def _compared(
         "neurons", items, neurons(model, items.train), steps=NEURON_STEPS, progress=say("neurons"), **same
     )
     yield from units.ranked(choices.sizes, "ablated")
-
-
-def _sums(model: Model, items: Items, ground: Ground) -> Iterator[dict[str, Any]]:
-    """At each site what attributions add up to, and what one gradient alone would have said."""
-    bases: dict[Site | str, Basis] = dict(ground.train.bases.items())
-    single = feature_attributions(model, items.train, bases, method="attribution-patching")
-    total = ground.attributions.totals
-    for site in ground.attributions.by_site:
-        sums = ground.attributions.sums(site)
-        gaps = ((sums - total) / total.mean()).quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
-        yield {
-            "site": str(site),
-            "total": float(total.mean()),
-            "sum": float(sums.mean()),
-            "gap": float(sums.mean() / total.mean() - 1),
-            "gap_q10": float(gaps[0]),
-            "gap_q50": float(gaps[1]),
-            "gap_q90": float(gaps[2]),
-            "one_gradient": float(single.sums(site).mean() / total.mean()),
-            "error_share": ground.attributions.error_share(site),
-        }
 
 
 def _notes(items: Items, choices: AgreementChoices, rank: float | None) -> Iterator[str]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from bathyscope import pages
+from bathyscope.pages import Record
 from bathyscope.studies.curves import Curve, Panel
-from bathyscope.studies.result import Record, StudyResult, layer_name, share
+from bathyscope.studies.result import StudyResult, layer_name, share
 
 
 @dataclass(frozen=True, eq=False)

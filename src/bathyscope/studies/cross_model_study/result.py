@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Self
 from typing_extensions import override
 
 from bathyscope import pages
-from bathyscope.studies.result import Record, StudyResult, layer_name, share
+from bathyscope.pages import Record
+from bathyscope.studies.result import StudyResult, layer_name, share
 
 
 @dataclass(frozen=True, eq=False)

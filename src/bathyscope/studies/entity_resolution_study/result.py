@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Final, Self
 
 from typing_extensions import override
 
+from bathyscope.pages import Record, table_of
 from bathyscope.studies.curves import Curve, Panel
-from bathyscope.studies.result import Record, StudyResult, layer_name, table_of
+from bathyscope.studies.result import StudyResult, layer_name
 
 EARLY: Final = range(6)
 """Blocks that are printed apart."""

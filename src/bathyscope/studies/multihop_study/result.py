@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self
 
 from bathyscope import pages
-from bathyscope.studies.result import Record, StudyResult, layer_name
+from bathyscope.pages import Record
+from bathyscope.studies.result import StudyResult, layer_name
 
 FEW: Final = 30
 """Of fewer queries no percentages are shown."""

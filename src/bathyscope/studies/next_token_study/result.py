@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bathyscope import pages
-from bathyscope.studies.result import Record, StudyResult, layer_name, share
+from bathyscope.pages import Record
+from bathyscope.studies.result import StudyResult, layer_name, share
 
 
 @dataclass(frozen=True, eq=False)

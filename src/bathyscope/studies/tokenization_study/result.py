@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Self
 
 from typing_extensions import override
 
+from bathyscope.pages import Record, table_of
 from bathyscope.studies.curves import Curve, Panel
-from bathyscope.studies.result import Record, StudyResult, table_of
+from bathyscope.studies.result import StudyResult
 
 
 @dataclass(frozen=True, eq=False)

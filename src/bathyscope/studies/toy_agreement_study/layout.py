@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from bathyscope.studies.pictures import (
+from bathyscope.pictures import (
     DOWN,
     FAINT_LINE,
     INK,

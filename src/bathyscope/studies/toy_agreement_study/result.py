@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from typing_extensions import override
 
-from bathyscope.studies.pictures import Picture, signed
-from bathyscope.studies.result import Record, StudyResult, table_of
-from bathyscope.studies.svg import svg
+from bathyscope.pages import Record, table_of
+from bathyscope.pictures import Picture, signed
+from bathyscope.studies.result import StudyResult
 from bathyscope.studies.toy_agreement_study.graph import Edge, Graph, Node
 from bathyscope.studies.toy_agreement_study.layout import laid_out
 from bathyscope.studies.toy_agreement_study.sentences import VERBS
+from bathyscope.svg import svg
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -82,7 +82,7 @@ def shade(share: float) -> str:
     """White to full, for a share from 0 to 1; what is negative is white.
 
     Example:
-        >>> from bathyscope.studies.pictures import shade
+        >>> from bathyscope.pictures import shade
         >>> shade(0), shade(1)
         ('#ffffff', '#009e73')
     """
@@ -94,7 +94,7 @@ def signed(value: float) -> str:
     """An effect as it is written beside what has it.
 
     Example:
-        >>> from bathyscope.studies.pictures import signed
+        >>> from bathyscope.pictures import signed
         >>> signed(2), signed(-0.25) == "\N{MINUS SIGN}0.25", signed(-1e-9)
         ('+2.00', True, '0')
     """

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from html import escape
 
-from bathyscope.studies.pictures import Disc, Line, Picture, Words, dashes_of
+from bathyscope.pictures import Disc, Line, Picture, Words, dashes_of
 
 FONT = "DejaVu Sans, Verdana, sans-serif"
 
@@ -12,8 +12,8 @@ def svg(picture: Picture) -> str:
     """The picture as one element; what a pointer rests on tells its figures.
 
     Example:
-        >>> from bathyscope.studies.pictures import Picture, Words
-        >>> from bathyscope.studies.svg import svg
+        >>> from bathyscope.pictures import Picture, Words
+        >>> from bathyscope.svg import svg
         >>> "a &lt; b" in svg(Picture(100, 50, (), (), (Words((50, 25), "a < b"),)))
         True
     """

@@ -1,0 +1,100 @@
+"""What the circuit commands and the agreement study share: coders by site, numbers, labels, and telling progress."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bathyscope.cli import choices, terminal
+from bathyscope.errors import UsageError
+
+if TYPE_CHECKING:
+    from bathyscope.circuits import CircuitResult
+    from bathyscope.circuits.finding import Say
+    from bathyscope.generation import Progress
+    from bathyscope.sae import SparseCoder
+
+
+def numbers(typed: str, option: str, kind: type) -> tuple[Any, ...]:
+    """Numbers with commas between; "none" is none of them.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if typed.strip() == "none":
+        return ()
+    try:
+        return tuple(kind(one) for one in typed.split(",") if one.strip())
+    except ValueError as error:
+        example = "10,50" if kind is int else "0.1,1"
+        raise UsageError(f"{option} {typed} was given", "numbers with commas between", f"{option} {example}") from error
+
+
+def labels(path: Path) -> dict[str, str]:
+    """A person's own labels.
+
+    Raises:
+        UsageError: the file cannot be read, or is something else.
+    """
+    from bathyscope.circuits.circuit_result import read_labels
+
+    with choices.refusing():
+        return read_labels(path)
+
+
+def coders(folder: Path, sites: list[str] | None) -> "dict[Path, SparseCoder]":
+    """The coders of a folder, those of the sites that were asked for, by where they lie.
+
+    Raises:
+        UsageError: there are none, or none of a site.
+    """
+    from bathyscope.sae import coder_folders, load_coder
+
+    with choices.refusing():
+        found = {one: load_coder(one) for one in coder_folders(folder)}
+    if sites is None:
+        return found
+    by_site = {str(one.site): path for path, one in found.items()}
+    if missing := [site for site in sites if site not in by_site]:
+        raise UsageError(f"--sites {missing[0]} was given", f"{folder} has coders of {', '.join(by_site)}")
+    return {by_site[site]: found[by_site[site]] for site in sites}
+
+
+def circuit_coders(circuit: "CircuitResult", folder: Path | None) -> "dict[Path, SparseCoder]":
+    """The coders that a circuit was found with: from a folder, or from where they lay then.
+
+    Raises:
+        UsageError: one is missing, or is not the one that it was found with.
+    """
+    from bathyscope.sae import load_coder
+
+    there = {} if folder is None else {str(one.site): path for path, one in coders(folder, None).items()}
+    found = {}
+    for site, record in circuit.coders.items():
+        path = there.get(site) if folder is not None else Path(record["path"])
+        if path is None:
+            raise UsageError(
+                f"{folder} has no coder of {site}", f"the circuit was found with coders of {', '.join(circuit.coders)}"
+            )
+        with choices.refusing():
+            coder = load_coder(path)
+        if coder.fingerprint != record["fingerprint"]:
+            raise UsageError(
+                f"{path} holds a coder with the fingerprint {coder.fingerprint[:12]}",
+                f"the circuit was found with {record['fingerprint'][:12]} at {site}",
+                "--coders DIR with the same coders",
+            )
+        found[path] = coder
+    return found
+
+
+@contextmanager
+def saying(shown: bool) -> "Iterator[Say]":
+    """Yield what is called with each part of the work as it begins; it shows one bar at a time."""
+    with ExitStack() as bars:
+
+        def say(what: str) -> "Progress | None":
+            bars.close()
+            return bars.enter_context(terminal.progress(what, shown=shown, per_cell=1, unit="parts"))
+
+        yield say
