@@ -15,6 +15,10 @@ from bathyscope.cli import (
     agreement,
     attribute,
     attribute_extraction,
+    circuit,
+    circuit_edit,
+    circuit_eval,
+    circuit_find,
     cross_model,
     demo,
     doctor,
@@ -87,6 +91,10 @@ sae.app.command("eval")(sae_eval.command)
 sae.app.command("explain")(sae_explain.command)
 sae.app.command("features")(sae_features.command)
 sae.app.command("train")(sae_train.command)
+circuit.app.command("edit")(circuit_edit.command)
+circuit.app.command("eval")(circuit_eval.command)
+circuit.app.command("find")(circuit_find.command)
+app.add_typer(circuit.app, name="circuit")
 app.add_typer(sae.app, name="sae")
 app.add_typer(studies.app, name="study")
 app.add_typer(runs.app, name="runs")

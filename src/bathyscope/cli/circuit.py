@@ -1,0 +1,19 @@
+"""`bathyscope circuit`: which features cause a decision, from pairs of prompts to a picture that is proved."""
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+
+@app.callback()
+def root() -> None:
+    """Find, check, label, draw and edit circuits of features.
+
+    A circuit is the few features of some sites that a decision goes through:
+    run with these alone, all else ablated, the model decides as it does.
+
+    Examples:
+      bathyscope circuit find --pairs pairs.jsonl --coders trained --out circuit.json
+      bathyscope circuit eval circuit.json --pairs others.jsonl
+      bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.12/281
+    """
