@@ -1,6 +1,7 @@
 """`bathyscope circuit`: a circuit of any pairs, found, measured on others, edited; and what is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,15 @@ import torch
 import command_line
 from agreement_model import SITES, agreement_model, coders
 from bathyscope import run
-from bathyscope.circuits import Change, CircuitResult, edit_features, open_circuit, read_examples
+from bathyscope.circuits import (
+    Change,
+    CircuitResult,
+    FindChoices,
+    edit_features,
+    find_circuit,
+    open_circuit,
+    read_examples,
+)
 from bathyscope.engine import Stop
 from bathyscope.facts import agreement_pairs, write_agreement
 from bathyscope.results import Result
@@ -18,18 +27,31 @@ from bathyscope.sae import Edit, Splice, save_coder
 bathyscope, home = command_line.bathyscope, command_line.home
 """The fixtures that are used here."""
 
-QUICK = ("--sizes", "5,20", "--penalties", "0.3", "--steps", "2")
+QUICK = ("--sizes", "5,20", "--penalties", "none", "--steps", "2")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with coders, pairs, and a circuit that was found once."""
+    made = tmp_path_factory.mktemp("circuit")
+    for one in coders():
+        save_coder(one, made / "coders" / str(one.site))
+    for nouns in ("train", "held-out"):
+        write_agreement(agreement_pairs("nounpp", nouns=nouns, n=32), made / f"{nouns}.jsonl")
+    model = agreement_model()
+    choices = FindChoices(errors="ablated", sizes=(5, 20), penalties=(0.3,), steps=4)
+    placed = {made / "coders" / str(one.site): one for one in coders()}
+    find_circuit(model, read_examples(model, made / "train.jsonl"), placed, choices).save(made / "found.json")
+    return made
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Coders and pairs in a folder, and the small model whatever is asked for."""
+def folder(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, and the small model whatever is asked for."""
     for module in ("circuit_find", "circuit_request"):
         monkeypatch.setattr(f"bathyscope.cli.{module}.open_model", lambda *_args, **_options: agreement_model())
-    for one in coders():
-        save_coder(one, tmp_path / "coders" / str(one.site))
-    for nouns in ("train", "held-out"):
-        write_agreement(agreement_pairs("nounpp", nouns=nouns, n=32), tmp_path / f"{nouns}.jsonl")
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    shutil.copy(tmp_path / "found.json", tmp_path / "circuit.json")
     return tmp_path
 
 
@@ -39,9 +61,9 @@ def find(bathyscope, folder: Path, *more: str):
 
 
 def test_a_circuit_is_found_and_measured_on_other_pairs(bathyscope, folder):
-    done = find(bathyscope, folder, "--errors", "ablated")
+    done = find(bathyscope, folder, "--errors", "ablated", "--penalties", "0.3")
     assert done.code == 0, done.err
-    assert "largest attributions" in done.out and "resid_post.2/" in done.out
+    assert "learned mask" in done.out and "resid_post.2/" in done.out
     found = open_circuit(folder / "circuit.json")
     assert not list(folder.glob(".circuit.json*")), "what was kept meanwhile is gone"
 
@@ -71,13 +93,13 @@ def test_the_same_pairs_give_the_figures_that_it_was_found_with(bathyscope, fold
 
 @pytest.mark.parametrize("nodes", [1, 7])
 def test_at_most_so_many_nodes_are_kept(bathyscope, folder, nodes: int):
-    assert find(bathyscope, folder, "--nodes", str(nodes), "--penalties", "none").code == 0
+    assert find(bathyscope, folder, "--nodes", str(nodes)).code == 0
     assert 1 <= len(open_circuit(folder / "circuit.json").nodes) <= nodes
 
 
 @pytest.mark.parametrize("method", ["relp", "attribution-patching"])
 def test_other_attributions_find_a_circuit_too(bathyscope, folder, method: str):
-    done = find(bathyscope, folder, "--method", method, "--penalties", "none", "--json")
+    done = find(bathyscope, folder, "--method", method, "--json")
     assert done.code == 0, done.err
     assert done.json()["provenance"]["spec"]["method"] == method and done.json()["measured"]["accuracy"] > 0.8
 
@@ -98,16 +120,16 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(bathyscope, folder, monk
 
     monkeypatch.setattr(attributions, "_mean_gradient", counted)
     monkeypatch.setattr(finding, "learned_circuit", stopped)
-    assert find(bathyscope, folder).code == 130
+    assert find(bathyscope, folder, "--penalties", "0.3", "--limit", "8").code == 130
     first = list(made)
     assert first[:2] == list(SITES) and (folder / ".circuit.json.parts").exists()
     monkeypatch.setattr(finding, "learned_circuit", learn)
-    assert find(bathyscope, folder).code == 0
+    assert find(bathyscope, folder, "--penalties", "0.3", "--limit", "8").code == 0
     beside = 2 * len(SITES)  # one gradient and RelP, shown beside, are not kept
     assert len(made) == len(first) + beside
     resumed = open_circuit(folder / "circuit.json").to_dict()
     (folder / "circuit.json").unlink()
-    assert find(bathyscope, folder).code == 0
+    assert find(bathyscope, folder, "--penalties", "0.3", "--limit", "8").code == 0
     again = open_circuit(folder / "circuit.json").to_dict()
     for one in (resumed, again):
         del one["timing"], one["provenance"]["created"]
@@ -115,7 +137,6 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(bathyscope, folder, monk
 
 
 def test_features_are_taken_out_as_their_attributions_said(bathyscope, folder):
-    assert find(bathyscope, folder, "--errors", "ablated").code == 0
     strongest = open_circuit(folder / "circuit.json").nodes[0].feature
     change = f"{strongest.site}/{strongest.index}@{strongest.position}"
     asked = ("--pairs", str(folder / "held-out.jsonl"), "--set", change)
@@ -147,7 +168,6 @@ def test_an_edit_is_the_splice_that_it_says(folder):
 
 
 def test_an_edit_changes_text_and_loss(bathyscope, folder):
-    assert find(bathyscope, folder, "--penalties", "none").code == 0
     text = folder / "text.txt"
     text.write_text("The teacher near the cars is here .\n\nThe cars near the teacher are here .\n")
     change = ("--set", f"{SITES[1]}/3=20", "--text", str(text), "--prompt", "The teacher near", "--new-tokens", "3")
@@ -180,7 +200,7 @@ GOOD = {"clean": "The teacher", "corrupted": "The teachers", "answer": " is", "w
     ],
 )
 def test_pairs_that_cannot_be_asked_name_the_line_and_the_tokens(bathyscope, folder, line: dict, message: str):
-    given = ("--coders", str(folder / "coders"), "--out", str(folder / "circuit.json"), "--penalties", "none")
+    given = ("--coders", str(folder / "coders"), "--out", str(folder / "circuit.json"))
     done = bathyscope("circuit", "find", "--pairs", wrong_pairs(folder, GOOD, line), *given)
     assert message in done.err, done.err
     assert done.code == (2 if "line 2 of" in message else 0), "one good pair is left"
@@ -189,7 +209,6 @@ def test_pairs_that_cannot_be_asked_name_the_line_and_the_tokens(bathyscope, fol
 
 
 def test_coders_of_another_model_and_other_coders_are_refused(bathyscope, folder):
-    assert find(bathyscope, folder, "--penalties", "none").code == 0
     asked = ("--pairs", str(folder / "held-out.jsonl"))
     other = folder / "other"
     for one in coders():
@@ -220,7 +239,6 @@ def test_coders_of_another_model_and_other_coders_are_refused(bathyscope, folder
     ],
 )
 def test_a_file_that_lies_is_refused(bathyscope, folder, damage, message: str):
-    assert find(bathyscope, folder, "--penalties", "none", "--nodes", "5").code == 0
     path = folder / "circuit.json"
     data = json.loads(path.read_text("utf-8"))
     damage(data)
@@ -256,14 +274,12 @@ def test_find_says_what_is_wrong(bathyscope, folder, typed, message: str):
     ],
 )
 def test_edit_says_what_is_wrong(bathyscope, folder, change: str, message: str):
-    assert find(bathyscope, folder, "--penalties", "none").code == 0
     asked = ("--pairs", str(folder / "held-out.jsonl"), "--set", change)
     done = bathyscope("circuit", "edit", str(folder / "circuit.json"), *asked)
     assert done.code == 2 and message in done.err, done.err
 
 
 def test_what_is_saved_is_read_again(bathyscope, folder):
-    assert find(bathyscope, folder).code == 0
     found = Result.load(folder / "circuit.json")
     assert isinstance(found, CircuitResult)
     found.save(folder / "again.json")

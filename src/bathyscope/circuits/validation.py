@@ -32,7 +32,7 @@ class Faithfulness:
         completeness: the same of the model without it; 0 where nothing is left.
         accuracy: share of pairs whose right answer has the larger logit.
         distance: mean absolute difference from the model's pair, as a share of the model's from nothing.
-        correlation: of the pairs' values with the model's.
+        correlation: of the pairs' values with the model's; None where they are all the same.
         by_case: mean logit difference of each case: the model's and the circuit's.
         model, circuit, nothing, rest: mean logit differences m(M), m(C), m(0), m(M without C).
         n: pairs.
@@ -45,7 +45,7 @@ class Faithfulness:
     completeness: float
     accuracy: float
     distance: float
-    correlation: float
+    correlation: float | None
     by_case: Mapping[str, tuple[float, float]]
     model: float
     circuit: float
@@ -124,7 +124,7 @@ class Judge:
             completeness=float((rest - nothing).mean()) / span,
             accuracy=float((found > 0).double().mean()),
             distance=float((found - whole).abs().mean() / (whole - nothing).abs().mean()),
-            correlation=float(torch.corrcoef(torch.stack([found, whole]))[0, 1]) if varies else float("nan"),
+            correlation=float(torch.corrcoef(torch.stack([found, whole]))[0, 1]) if varies else None,
             by_case=by_case,
             model=float(whole.mean()),
             circuit=float(found.mean()),
