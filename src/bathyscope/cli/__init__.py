@@ -15,6 +15,8 @@ from bathyscope.cli import (
     agreement,
     attribute,
     attribute_extraction,
+    circuit,
+    circuit_label,
     cross_model,
     demo,
     doctor,
@@ -87,6 +89,8 @@ sae.app.command("eval")(sae_eval.command)
 sae.app.command("explain")(sae_explain.command)
 sae.app.command("features")(sae_features.command)
 sae.app.command("train")(sae_train.command)
+circuit.app.command("label")(circuit_label.command)
+app.add_typer(circuit.app, name="circuit")
 app.add_typer(sae.app, name="sae")
 app.add_typer(studies.app, name="study")
 app.add_typer(runs.app, name="runs")
