@@ -74,18 +74,20 @@ def label_circuit(  # noqa: PLR0913 (what is labelled, with what, and how it is 
 
     Example:
         >>> import json, pathlib, tempfile, bathyscope, torch
+        >>> from bathyscope import Site
         >>> from bathyscope.circuits import FindChoices, find_circuit, label_circuit, read_examples
         >>> from bathyscope.sae import KeepTop, SparseCoder
         >>> from bathyscope.texts import given_texts
         >>> model, path = bathyscope.load(), pathlib.Path(tempfile.mkdtemp()) / "pairs.jsonl"
         >>> pair = {"clean": "The boats", "corrupted": "The boat", "answer": " they", "wrong_answer": " it"}
         >>> _ = path.write_text(json.dumps(pair))
-        >>> eye, zeros = torch.eye(model.d_model), torch.zeros(model.d_model)
-        >>> coders = {pathlib.Path("eye"): SparseCoder(eye, zeros, eye, zeros, KeepTop(300), site="resid_post.20")}
+        >>> eye, zeros, site = torch.eye(model.d_model), torch.zeros(model.d_model), Site("resid_post", 20)
+        >>> coder = SparseCoder(eye, zeros, eye, zeros, KeepTop(300), site=site, target=site)
+        >>> coders = {pathlib.Path("eye"): coder}
         >>> choices = FindChoices(nodes=3, errors="ablated", penalties=(), steps=2)
         >>> found = find_circuit(model, read_examples(model, path), coders, choices)
         >>> texts = given_texts(["The boats go out in the morning and come back.", "The cat looks at the water."] * 4)
-        >>> found = label_circuit(model, found, coders, texts, describe=False)
+        >>> found = label_circuit(model, found, coders, texts, length=8, describe=False)
         >>> sorted(set(found.nodes[0].reading) & {"rule", "f1", "control_f1"})
         ['control_f1', 'f1', 'rule']
     """
