@@ -1,6 +1,8 @@
 """Labels of a circuit: what a text says of its latents, on the small GPT-2 that learned the agreement grammar."""
 
 import json
+import signal
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -246,6 +248,27 @@ def test_the_command_speaks_json_and_writes_elsewhere(bathyscope, folder):
     assert done.code == 0, done.err
     assert done.json()["kind"] == "circuit" and done.json() == json.loads(out.read_text("utf-8"))
     assert (folder / "circuit.json").read_bytes() == before
+
+
+def test_ctrl_c_keeps_the_sites_that_are_finished(bathyscope, folder, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    @contextmanager
+    def saying(*_: object):
+        def say(what: str) -> None:
+            asked.append(what)
+            if len(asked) == 2:
+                signal.raise_signal(signal.SIGINT)
+
+        yield say
+
+    monkeypatch.setattr("bathyscope.cli.circuit_request.saying", saying)
+    before = (folder / "circuit.json").read_bytes()
+    done = bathyscope(*asking(folder, "--no-describe"))
+    assert done.code == 130 and "labelling was stopped" in done.err
+    assert (folder / "circuit.json").read_bytes() == before
+    assert bathyscope(*asking(folder, "--no-describe")).code == 0
+    assert asked == [f"reading at {site}" for site in (SITES[0], SITES[1], SITES[1])]
 
 
 def test_the_command_refuses_what_it_cannot_label(bathyscope, folder, monkeypatch: pytest.MonkeyPatch):
