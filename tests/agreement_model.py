@@ -1,4 +1,4 @@
-"""A small GPT-2 that learns the project's agreement grammar, all nouns of it, in some seconds."""
+"""A small GPT-2 that learns the project's agreement grammar, all nouns of it, in some seconds, and its coders."""
 
 import re
 from functools import cache
@@ -10,10 +10,13 @@ from tokenizers.pre_tokenizers import Split
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from bathyscope import wrap
+from bathyscope import capture, wrap
 from bathyscope.facts import AGREEMENT_CASES, agreement_pairs, agreement_sentences
 from bathyscope.model import Model
+from bathyscope.sae import CoderConfig, GivenActivations, Settings, SparseCoder, TopK, train_coders
+from bathyscope.sites import Site
 
+SITES = ("resid_post.0", "resid_post.2")
 PIECE = r" ?\w+|[^\w\s]"
 N_SENTENCES, STEPS, BATCH = 12_000, 500, 128
 
@@ -71,3 +74,14 @@ def padded(rows: list[list[int]]) -> tuple[Tensor, Tensor]:
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     return ids, torch.tensor([row + [-100] * (longest - len(row)) for row in rows])
+
+
+@cache
+def coders() -> tuple[SparseCoder, ...]:
+    """Coders of sentences with train nouns only."""
+    model = agreement_model()
+    read = capture(model, list(agreement_sentences(nouns="train", n=3000)), SITES, batch_size=256)
+    tables = {site: torch.cat([row[1:] for row in read[site]]) for site in SITES}
+    asked = [CoderConfig(Site.parse(site), TopK(8), 256) for site in SITES]
+    trained = train_coders(GivenActivations(tables), asked, Settings(12, 512))
+    return tuple(one.coder for one in trained)

@@ -387,7 +387,7 @@ def test_forms_of_other_words_are_found_by_rule():
         (
             {"clean_prefix": "x", "case": "y"},
             UsageError,
-            "line 2 of .* has clean_prefix, case; it needs clean, corrupted,",
+            "has clean_prefix, case; it needs clean, corrupted,",
         ),
         ({}, UsageError, "line 2 of .* has no fields"),
         (line("The dog", "The dogs", answer=" "), UsageError, "clean_answer in line 2 of .* is ' '"),

@@ -8,35 +8,20 @@ import pytest
 import torch
 
 import command_line
-from agreement_model import agreement_model
-from bathyscope import capture
+from agreement_model import SITES, agreement_model, coders
 from bathyscope.circuits import CircuitResult, open_circuit
 from bathyscope.circuits.nodes import told_apart
 from bathyscope.errors import StorageError, UsageError
-from bathyscope.facts import agreement_sentences
 from bathyscope.model import Model
 from bathyscope.results import Result
-from bathyscope.sae import CoderConfig, GivenActivations, Settings, SparseCoder, TopK, save_coder, train_coders
-from bathyscope.sites import Site
+from bathyscope.sae import SparseCoder, save_coder
 from bathyscope.studies import AgreementChoices, AgreementResult, agreement
 from bathyscope.studies.agreement_study.items import Items
 
 bathyscope, home = command_line.bathyscope, command_line.home
 """The fixtures that are used here."""
 
-SITES = ("resid_post.0", "resid_post.2")
 CHOICES = AgreementChoices(case="nounpp", train=64, held_out=48, sizes=(5, 20, 60), penalties=(0.1,), steps=8)
-
-
-@cache
-def coders() -> tuple[SparseCoder, ...]:
-    """Coders of sentences with train nouns only."""
-    model = agreement_model()
-    read = capture(model, list(agreement_sentences(nouns="train", n=3000)), SITES, batch_size=256)
-    tables = {site: torch.cat([row[1:] for row in read[site]]) for site in SITES}
-    asked = [CoderConfig(Site.parse(site), TopK(8), 256) for site in SITES]
-    trained = train_coders(GivenActivations(tables), asked, Settings(12, 512))
-    return tuple(one.coder for one in trained)
 
 
 def placed() -> dict[Path, SparseCoder]:

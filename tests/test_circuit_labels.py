@@ -1,6 +1,7 @@
 """Labels of a circuit: what a text says of its latents, on the small GPT-2 that learned the agreement grammar."""
 
 import json
+import re
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import command_line
-from agreement_model import agreement_model
+from agreement_model import SITES, agreement_model, coders
 from bathyscope import capture, prompts
 from bathyscope.circuits import (
     Circuit,
@@ -25,14 +26,14 @@ from bathyscope.circuits import (
 )
 from bathyscope.circuits.nodes import ERROR_LABEL
 from bathyscope.circuits.pair_files import Asked, as_examples, checked
+from bathyscope.cli import circuit_label
 from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import UsageError
 from bathyscope.facts import agreement_pairs, agreement_sentences
 from bathyscope.results import Result
-from bathyscope.sae import save_coder
+from bathyscope.sae import SparseCoder, save_coder
 from bathyscope.sae.reading import describe_latents, read_latents
 from bathyscope.texts import given_texts
-from test_agreement_study import SITES, placed
 
 bathyscope, home = command_line.bathyscope, command_line.home
 """The fixtures that are used here."""
@@ -48,6 +49,10 @@ def sentences() -> tuple[str, ...]:
     starts = tuple(f"The {noun}{end}" for noun in NOUNS for end in ("s ", "es ", " "))
     simple = (one for one in agreement_sentences(nouns="train", n=6000) if " that " not in one and " the " not in one)
     return tuple(one for one in simple if one.startswith(starts))
+
+
+def placed() -> dict[Path, SparseCoder]:
+    return {Path(str(one.site)): one for one in coders()}
 
 
 @cache
@@ -213,7 +218,7 @@ def test_what_is_not_the_circuits_is_refused():
 @pytest.fixture
 def folder(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A circuit, its coders and a text, and the small model whatever is asked for."""
-    monkeypatch.setattr("bathyscope.cli.circuit_label.open_model", lambda *_args, **_options: agreement_model())
+    monkeypatch.setattr("bathyscope.cli.circuit_request.open_model", lambda *_args, **_options: agreement_model())
     records = {}
     for site, coder in placed().items():
         place = save_coder(coder, tmp_path / "coders" / str(site))
@@ -233,7 +238,7 @@ def test_the_command_rewrites_the_file_and_shows_scores_beside_controls(bathysco
     (folder / "circuit.labels.json").write_text(json.dumps({f"{first.site}/{first.index}": "my own words"}))
     done = bathyscope(*asking(folder))
     assert done.code == 0, done.err
-    assert f"saved to {folder / 'circuit.json'}" in done.err and not (folder / "circuit.labelling").exists()
+    assert f"saved to {folder / 'circuit.json'}" in done.err and not list(folder.glob(".circuit*"))
     found = open_circuit(folder / "circuit.json")
     assert all(one.reading for one in found.nodes[:-1]) and found.nodes[0].label == "my own words"
     one = found.nodes[0].reading
@@ -248,6 +253,16 @@ def test_the_command_speaks_json_and_writes_elsewhere(bathyscope, folder):
     assert done.code == 0, done.err
     assert done.json()["kind"] == "circuit" and done.json() == json.loads(out.read_text("utf-8"))
     assert (folder / "circuit.json").read_bytes() == before
+
+
+def test_the_examples_of_its_help_run(bathyscope, folder, brief, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(folder)
+    examples = re.findall(r"^ +bathyscope (.+)$", circuit_label.command.__doc__ or "", re.MULTILINE)
+    assert len(examples) == 2
+    for example in examples:
+        done = bathyscope(*example.split())
+        assert done.code == 0, done.err
+    assert open_circuit("labelled.json").nodes[0].reading["description"] is None
 
 
 def test_ctrl_c_keeps_the_sites_that_are_finished(bathyscope, folder, monkeypatch: pytest.MonkeyPatch):
@@ -277,6 +292,9 @@ def test_the_command_refuses_what_it_cannot_label(bathyscope, folder, monkeypatc
     assert done.code == 2 and "fingerprint" in done.err and "Try: --coders DIR" in done.err
     done = bathyscope(*asking(folder, "--coders", str(folder / "coders" / SITES[0])))
     assert done.code == 2 and f"no coder of {SITES[1]}" in done.err and "Try: --coders DIR" in done.err
+    (folder / "coders").rename(folder / "moved")
+    done = bathyscope(*asking(folder))
+    assert done.code == 2 and f"coder of {SITES[0]} lay there. Try: --coders DIR" in done.err
     done = bathyscope(*asking(folder, "--out", str(folder / "labelled.txt")))
     assert done.code == 2 and "must end in .json" in done.err
     done = bathyscope("circuit", "label", str(folder / "none.json"), "--text", str(folder / "news.txt"))

@@ -21,7 +21,6 @@ from rich.console import Console
 
 import command_line
 from bathyscope import checks, cli, loading, prompts, results
-from bathyscope.circuits import FindChoices, find_circuit, read_examples
 from bathyscope.cli import ladders, opening, options, terminal
 from bathyscope.mappings import Affine, Fit, Term, model_identity
 from bathyscope.patchscopes import PatchscopeResult
@@ -470,11 +469,7 @@ def test_a_reader_that_goes_away_is_met_with_silence(arguments):
 
 SHOWN = {
     **COMMANDS,
-    **{
-        f"{group} {name}": one
-        for group in ("mapping", "sae", "circuit")
-        for name, one in COMMANDS[group].commands.items()
-    },
+    **{f"{group} {name}": one for group in ("mapping", "sae") for name, one in COMMANDS[group].commands.items()},
 }
 """Commands whose examples are run as they stand."""
 
@@ -506,7 +501,7 @@ def test_the_examples_of_the_help_run(bathyscope, tmp_path, monkeypatch, example
 
 
 def _write_what_examples_name(folder: Path) -> None:
-    """The text, the lens that was fitted on it, a direction, a sparse coder, and a circuit of its latents."""
+    """The text, the lens that was fitted on it, a direction, and a sparse coder."""
     (folder / "news.txt").write_text("\n\n".join(["The king of France lives in Paris by the sea. " * 60] * 4))
     model = loading.load()
     last = model.site(f"resid_post.{model.n_layers - 1}")
@@ -517,13 +512,7 @@ def _write_what_examples_name(folder: Path) -> None:
     coder = random_coder(
         model.d_model, n_latents=1024, site=model.site("resid_post.8"), target=model.site("resid_post.8")
     )
-    place = save_coder(coder, folder / "coders" / "resid_post.8")
-    fields = "clean", "corrupted", "answer", "wrong_answer"
-    pairs = ("The boats", "The boat", " boat", " is"), ("The boat", "The boats", " is", " boat")
-    (folder / "pairs.jsonl").write_text("\n".join(json.dumps(dict(zip(fields, one, strict=True))) for one in pairs))
-    choices = FindChoices(nodes=3, penalties=(), steps=1)
-    asked = read_examples(model, folder / "pairs.jsonl")
-    find_circuit(model, asked, {place: coder}, choices).save(folder / "circuit.json")
+    save_coder(coder, folder / "coders" / "resid_post.8")
 
 
 @pytest.mark.parametrize("command", SHOWN.values(), ids=list(SHOWN))

@@ -47,6 +47,7 @@ _HOMES = {
     "toy-agreement": "bathyscope.studies.toy_agreement_study.result",
     "agreement": "bathyscope.studies.agreement_study.result",
     "circuit": "bathyscope.circuits.circuit_result",
+    "circuit-edit": "bathyscope.circuits.edit_result",
     "attribution-graph": "bathyscope.circuits.attribution_graphs.graph",
 }
 """Where each kind is defined, for a file that is read before anything made a result of its kind."""

@@ -8,9 +8,12 @@ from bathyscope.circuits.attribution_graphs import (
     to_neuronpedia,
 )
 from bathyscope.circuits.attributions import Attributions, attributions_in, feature_attributions
+from bathyscope.circuits.checking import check_circuit
 from bathyscope.circuits.circuit import Circuit, Stage, mean_parts
 from bathyscope.circuits.circuit_result import CircuitResult, open_circuit
 from bathyscope.circuits.edges import Edge, feature_edges
+from bathyscope.circuits.edit_result import Change, EditResult
+from bathyscope.circuits.editing import edit_features
 from bathyscope.circuits.effects import Comparison, feature_effects
 from bathyscope.circuits.examples import Examples
 from bathyscope.circuits.features import Basis, Directions, Feature, Gates, Latents, Parts, Units
@@ -26,11 +29,13 @@ __all__ = [
     "AttributionGraph",
     "Attributions",
     "Basis",
+    "Change",
     "Circuit",
     "CircuitResult",
     "Comparison",
     "Directions",
     "Edge",
+    "EditResult",
     "Examples",
     "Faithfulness",
     "Feature",
@@ -46,8 +51,10 @@ __all__ = [
     "Units",
     "attribution_graph",
     "attributions_in",
+    "check_circuit",
     "check_graph_json",
     "circuit_nodes",
+    "edit_features",
     "examples_of",
     "feature_attributions",
     "feature_edges",

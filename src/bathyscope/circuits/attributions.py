@@ -1,8 +1,9 @@
 """Attributions of features: what gradients say of the effect of each on a logit difference, for all at once.
 
 At a site, what a feature holds in the clean run is compared with what it holds in the corrupted one. Its attribution is
-that change times the metric's gradient by what the feature writes: in the clean run (attribution patching), or averaged
-on the straight way between the runs (integrated gradients, arXiv 2403.19647). A straight way of features and error is
+that change times the metric's gradient by what the feature writes: in the clean run (attribution patching), there by
+other rules (RelP, arXiv 2508.21258), or averaged on the straight way between the runs (integrated gradients, arXiv
+2403.19647). A straight way of features and error is
 that of the activation itself, so that one gradient a site and step serves every basis.
 """
 
@@ -24,10 +25,11 @@ from bathyscope.engine.events import CancelledError
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
 from bathyscope.model import Model
+from bathyscope.relevance import relevance
 from bathyscope.sites import EMBEDDING_LAYER, Site
 from bathyscope.starts import Start, read_starts, start_layer
 
-Method = Literal["integrated-gradients", "attribution-patching"]
+Method = Literal["integrated-gradients", "relp", "attribution-patching"]
 STEPS = 8
 
 
@@ -111,7 +113,7 @@ def feature_attributions(
         model: the model.
         examples: pairs of one length.
         bases: what each site is taken apart in.
-        method: integrated gradients, or one gradient in the clean run.
+        method: integrated gradients, or in the clean run one gradient, or one by the rules of relevance (RelP).
         steps: points between the runs, at the middles of equal steps.
         kept: where finished sites' gradients are kept, for going on after a stop.
         progress: called with the sites that are done and those there are.
@@ -179,6 +181,9 @@ def _mean_gradient(
     corrupted, clean = ends
     if method == "attribution-patching":
         return gradients_at(model, examples.clean, examples.answers, site, clean, start)[1]
+    if method == "relp":
+        with relevance(model, model.n_layers - 1 - start.layer):
+            return gradients_at(model, examples.clean, examples.answers, site, clean, start)[1]
     shares = (torch.arange(steps) + 0.5) / steps
     n = len(examples)
     rows = torch.arange(n).repeat(steps)

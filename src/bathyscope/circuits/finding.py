@@ -254,8 +254,11 @@ def smallest_faithful(
 
 
 def added_up(model: Model, attributions: Attributions) -> Iterator[dict[str, Any]]:
-    """At each site what attributions add up to, and what one gradient alone would have said."""
-    single = feature_attributions(model, attributions.examples, attributions.bases, method="attribution-patching")
+    """At each site what attributions add up to, and what those of one pass would have said."""
+    examples, bases = attributions.examples, attributions.bases
+    single, relp = (
+        feature_attributions(model, examples, bases, method=one) for one in ("attribution-patching", "relp")
+    )
     total = attributions.totals
     for site in attributions.by_site:
         sums = attributions.sums(site)
@@ -269,6 +272,7 @@ def added_up(model: Model, attributions: Attributions) -> Iterator[dict[str, Any
             "gap_q50": float(gaps[1]),
             "gap_q90": float(gaps[2]),
             "one_gradient": float(single.sums(site).mean() / total.mean()),
+            "relp": float(relp.sums(site).mean() / total.mean()),
             "error_share": attributions.error_share(site),
         }
 

@@ -1,7 +1,6 @@
 """What is finished of the search for a circuit, in a folder, so that a search that was stopped goes on where it was."""
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,11 +65,6 @@ class Kept:
         if path is not None:
             write_atomically(path, json.dumps(made).encode())
         return made
-
-    def clear(self) -> None:
-        """Remove what was kept: the work is finished, and its result is safe."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, name: str) -> Path | None:
         if self.folder is None:

@@ -1,4 +1,4 @@
-"""`bathyscope circuit`: which features of a model cause a decision, and what they stand for."""
+"""`bathyscope circuit`: which features cause a decision, from pairs of prompts to a picture that is proved."""
 
 import typer
 
@@ -7,12 +7,14 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 @app.callback()
 def root() -> None:
-    """Put the features of a circuit into words.
+    """Find, check, label, draw and edit circuits of features.
 
-    A circuit is the features of a model, at some sites and positions, that are
-    enough for a decision. `bathyscope study agreement` finds one.
+    A circuit is the few features of some sites that a decision goes through:
+    run with these alone, all else ablated, the model decides as it does.
 
     Examples:
+      bathyscope circuit find --pairs pairs.jsonl --coders trained --out circuit.json
+      bathyscope circuit eval circuit.json --pairs others.jsonl
       bathyscope circuit label circuit.json --text news.txt
-      bathyscope circuit label circuit.json --text news.txt --no-describe --json
+      bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.12/281
     """

@@ -1,27 +1,21 @@
 """`bathyscope circuit label`: what the latents of a circuit stand for, in words, each beside its controls."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import typer
 
 from bathyscope.cli import choices, circuit_label_tables, circuit_request, options, terminal, text_files
-from bathyscope.cli.opening import open_model
+from bathyscope.cli.options import circuit, reading
 from bathyscope.cli.options import circuit_label as own
-from bathyscope.cli.options import reading
+from bathyscope.cli.showing import show_or_save
 from bathyscope.cli.stopping import stoppable
 from bathyscope.errors import UsageError
 
-if TYPE_CHECKING:
-    from bathyscope.circuits import CircuitResult
-
 
 def command(
-    file: own.File,
+    file: circuit.File,
     *,
     text: reading.LatentText,
     column: reading.TextColumn = None,
-    coders: own.Coders = None,
+    coders: circuit.ItsCoders = None,
     tokens: reading.Tokens = own.TOKENS,
     describe: own.Describe = True,
     seed: reading.ReadingSeed = 0,
@@ -51,20 +45,22 @@ def command(
     place = out or file
     choices.check_out(place, ".json", option="FILE" if out is None else "--out")
     choices.check_writable(place.parent)
-    circuit = _opened(file, in_place=out is None)
-    found = circuit_request.circuit_coders(circuit, coders)
+    if out is None:
+        _check_own_file(file)
+    found, theirs = circuit_request.opened(file, coders)
     texts = text_files.documents(text, column or "text", None)
     shown = terminal.may_animate(as_json=as_json)
-    read = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
+    read = circuit_request.open_its_model(
+        found, model, revision=revision, dtype=dtype, attention=attention, shown=shown
+    )
     from bathyscope.circuits import label_circuit
-    from bathyscope.circuits.kept import Kept
 
-    kept = place.with_suffix(".labelling")
+    kept = place.with_name(f".{place.name}.labels")
     with stoppable() as stop, circuit_request.saying(shown, "tokens") as say:
         result = label_circuit(
             read,
-            circuit,
             found,
+            theirs,
             texts,
             n_tokens=tokens,
             describe=describe,
@@ -73,31 +69,24 @@ def command(
             say=say,
             stop=stop,
         )
-    result.save(place)
-    Kept(kept, {}).clear()
-    terminal.note(f"saved to {place}")
-    if as_json:
-        typer.echo(result.to_json().encode())
-    else:
-        circuit_label_tables.show(result, terminal.out())
+    show_or_save(result, as_json=as_json, out=place, show=circuit_label_tables.show)
+    circuit_request.forget(kept)
 
 
-def _opened(path: Path, *, in_place: bool) -> "CircuitResult":
-    """The circuit of a file.
+def _check_own_file(path: Path) -> None:
+    """Refuse to write a circuit over a result that holds more than that.
 
     Raises:
-        UsageError: it cannot be read, or is to be rewritten and holds more than a circuit.
+        UsageError: the file is of a study, or cannot be read.
     """
-    from bathyscope.circuits import open_circuit
+    from bathyscope.circuits import CircuitResult
     from bathyscope.results import Result
 
     with choices.refusing():
-        circuit = open_circuit(path)
         kind = Result.load(path).kind
-    if in_place and kind != circuit.kind:
+    if kind != CircuitResult.kind:
         raise UsageError(
             f"{path} holds a whole result of kind {kind}",
             "its circuit is labelled in a file of its own",
             f"--out {path.stem}-circuit.json",
         )
-    return circuit

@@ -1,17 +1,20 @@
 """What the circuit commands and the agreement study share: coders by site, numbers, labels, and telling progress."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bathyscope.cli import choices, terminal
+from bathyscope.cli.opening import open_model
 from bathyscope.errors import UsageError
 
 if TYPE_CHECKING:
     from bathyscope.circuits import CircuitResult
     from bathyscope.circuits.finding import Say
     from bathyscope.generation import Progress
+    from bathyscope.model import Model
     from bathyscope.sae import SparseCoder
 
 
@@ -78,6 +81,8 @@ def circuit_coders(circuit: "CircuitResult", folder: Path | None) -> "dict[Path,
                 f"the circuit was found with coders of {', '.join(circuit.coders)}",
                 "--coders DIR with all of them",
             )
+        if folder is None and not path.exists():
+            raise UsageError(f"{path} is not there", f"the circuit's coder of {site} lay there", "--coders DIR")
         with choices.refusing():
             coder = load_coder(path)
         if coder.fingerprint != record["fingerprint"]:
@@ -88,6 +93,44 @@ def circuit_coders(circuit: "CircuitResult", folder: Path | None) -> "dict[Path,
             )
         found[path] = coder
     return found
+
+
+def check_pairs(path: Path) -> None:
+    """Refuse a file of pairs that cannot be read, before a model is waited for.
+
+    Raises:
+        UsageError: naming the line.
+    """
+    from bathyscope.facts.agreement_files import agreement_lines
+
+    with choices.refusing():
+        agreement_lines(path)
+
+
+def opened(file: Path, folder: Path | None) -> "tuple[CircuitResult, dict[Path, SparseCoder]]":
+    """A circuit and its coders.
+
+    Raises:
+        UsageError: the file is none, or a coder is missing or another one.
+    """
+    from bathyscope.circuits import open_circuit
+
+    with choices.refusing():
+        found = open_circuit(file)
+    return found, circuit_coders(found, folder)
+
+
+def open_its_model(found: "CircuitResult", name: str | None, **options: Any) -> "Model":
+    """The model that was asked for, else the one that a circuit was found in."""
+    from bathyscope.embedded import EMBEDDED_NAME
+
+    own = found.provenance["models"][0]["model"]
+    return open_model(name or (None if own == EMBEDDED_NAME else own), **options)
+
+
+def forget(kept: Path) -> None:
+    """Remove what was kept of a search whose result is safe."""
+    shutil.rmtree(kept, ignore_errors=True)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rich.text import Text
 from bathyscope.cli import terminal
 
 if TYPE_CHECKING:
-    from bathyscope.circuits import CircuitResult, Node
+    from bathyscope.circuits import CircuitResult, Faithfulness, Node
 
 MOST_FEATURES = 30
 
@@ -72,6 +72,19 @@ def tried(records: Sequence[Any], *, first: str = "errors") -> Table:
     return table
 
 
+def cases(measured: "Faithfulness") -> Table:
+    """Mean logit differences: of all pairs and of each case, the model's and the circuit's."""
+    table = terminal.grid("logit difference", texts=())
+    for name in ("model", "circuit", "all ablated", "without it"):
+        table.add_column(name, justify="right", no_wrap=True)
+    values = (measured.model, measured.circuit, measured.nothing, measured.rest)
+    table.add_row(f"all {measured.n} pairs", *(f"{value:.3f}" for value in values))
+    for case, means in measured.by_case.items():
+        if len(measured.by_case) > 1:
+            table.add_row(terminal.cell(case), *(f"{value:.3f}" for value in means), "", "")
+    return table
+
+
 def features(nodes: "Sequence[Node]") -> Table:
     """Features with their figures, a row each."""
     from bathyscope.circuits.drawing import halves
@@ -89,7 +102,7 @@ def features(nodes: "Sequence[Node]") -> Table:
 
 def _sums(result: "CircuitResult") -> Table:
     table = terminal.grid("sums at", texts=())
-    for name in ("total", "sum", "gap", "one gradient", "share of errors"):
+    for name in ("total", "sum", "gap", "one gradient", "RelP", "share of errors"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in result.sums:
         table.add_row(
@@ -98,6 +111,7 @@ def _sums(result: "CircuitResult") -> Table:
             f"{one['sum']:.3f}",
             f"{one['gap']:+.1%}",
             f"{one['one_gradient']:.0%}",
+            f"{one['relp']:.0%}",
             f"{one['error_share']:.0%}",
         )
     return table

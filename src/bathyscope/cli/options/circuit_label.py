@@ -1,4 +1,4 @@
-"""The options of `bathyscope circuit label`: which circuit, with which coders, and what is written."""
+"""The options of `bathyscope circuit label` alone: how much is read and asked, and what is written."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,30 +6,11 @@ from typing import Annotated
 import typer
 
 from bathyscope.cli.options.output import OUTPUT
-from bathyscope.cli.options.read import READ
 from bathyscope.cli.options.show import SHOW
 
 TOKENS = 50_000
 """Tokens that are read for each site unless said."""
 
-File = Annotated[
-    Path,
-    typer.Argument(
-        metavar="FILE",
-        show_default=False,
-        help="The circuit: circuit.json of bathyscope circuit find or of bathyscope study agreement.",
-    ),
-]
-Coders = Annotated[
-    Path | None,
-    typer.Option(
-        "--coders",
-        metavar="DIR",
-        show_default="where they lay when it was found",
-        help="Where the coders lie that the circuit was found with, such as --coders trained.",
-        rich_help_panel=READ,
-    ),
-]
 Describe = Annotated[
     bool,
     typer.Option(

@@ -85,12 +85,15 @@ class Ground:
             attributions = attributions_in(model, known, bases)
         return cls(name, attributions, train, Judge.of(held_out), Judge.of(train))
 
-    def ranked(self, sizes: Sequence[int], errors: Errors) -> Iterator[dict[str, Any]]:
-        """Circuits of the largest attributions."""
+    def ranked(
+        self, sizes: Sequence[int], errors: Errors, attributions: Attributions | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Circuits of the largest attributions, or of those of another method."""
+        rule = RANKED if attributions is None else f"{RANKED}, {attributions.method}"
         for n in sizes:
-            circuit = ranked_circuit(self.attributions, n, self.train.bases, errors=errors)
+            circuit = ranked_circuit(attributions or self.attributions, n, self.train.bases, errors=errors)
             if len(circuit) == n:
-                yield self.record(circuit, RANKED)
+                yield self.record(circuit, rule)
 
     def drawn(self, sizes: Sequence[int], seed: int) -> Iterator[dict[str, Any]]:
         """Circuits of latents drawn from those that change between the runs of any pair, several of each size."""

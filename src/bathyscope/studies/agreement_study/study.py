@@ -11,9 +11,11 @@ from bathyscope.circuits import (
     CircuitResult,
     MaskSettings,
     circuit_nodes,
+    feature_attributions,
     feature_edges,
     ranked_circuit,
 )
+from bathyscope.circuits.attributions import Method
 from bathyscope.circuits.circuit import Ablation, Errors
 from bathyscope.circuits.finding import (
     ABLATED,
@@ -43,6 +45,8 @@ from bathyscope.studies.agreement_study.series import (
 
 PENALTIES: Final = (0.03, 0.1, 0.3, 1.0)
 ERRORS: Final = ("ablated", "nodes", "kept")
+CHALLENGERS: Final[tuple[Method, ...]] = ("relp", "attribution-patching")
+"""Attributions of one pass, beside those of several steps."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ class AgreementChoices:
         steps: points between the runs for integrated gradients.
         mask: how masks are learned.
         seed: decides what is drawn.
-        compare: whether coordinates, neurons, random latents and directions are measured beside.
+        compare: whether other attributions, coordinates, neurons, random latents and directions are measured beside.
     """
 
     case: Case = "nounpp"
@@ -189,6 +193,11 @@ def _compared(
     model: Model, items: Items, ground: Ground, choices: AgreementChoices, say: Say, stop: Stop | None
 ) -> Iterator[dict[str, Any]]:
     """What the latents are compared with, at the same sizes and the same ablation."""
+    for method in CHALLENGERS:
+        other = feature_attributions(
+            model, items.train, ground.train.bases, method=method, progress=say(method), stop=stop
+        )
+        yield from ground.ranked(choices.sizes, choices.errors, other)
     say("random latents")
     yield from ground.drawn([size for size in choices.sizes if size <= 50], choices.seed)
     same: dict[str, Any] = {"ablation": choices.ablation, "stop": stop}

@@ -1,0 +1,271 @@
+"""`bathyscope circuit`: a circuit of any pairs, found, measured on others, edited; and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import command_line
+from agreement_model import SITES, agreement_model, coders
+from bathyscope import run
+from bathyscope.circuits import Change, CircuitResult, edit_features, open_circuit, read_examples
+from bathyscope.engine import Stop
+from bathyscope.facts import agreement_pairs, write_agreement
+from bathyscope.results import Result
+from bathyscope.sae import Edit, Splice, save_coder
+
+bathyscope, home = command_line.bathyscope, command_line.home
+"""The fixtures that are used here."""
+
+QUICK = ("--sizes", "5,20", "--penalties", "0.3", "--steps", "2")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Coders and pairs in a folder, and the small model whatever is asked for."""
+    for module in ("circuit_find", "circuit_request"):
+        monkeypatch.setattr(f"bathyscope.cli.{module}.open_model", lambda *_args, **_options: agreement_model())
+    for one in coders():
+        save_coder(one, tmp_path / "coders" / str(one.site))
+    for nouns in ("train", "held-out"):
+        write_agreement(agreement_pairs("nounpp", nouns=nouns, n=32), tmp_path / f"{nouns}.jsonl")
+    return tmp_path
+
+
+def find(bathyscope, folder: Path, *more: str):
+    given = ("--pairs", str(folder / "train.jsonl"), "--coders", str(folder / "coders"))
+    return bathyscope("circuit", "find", *given, *QUICK, "--out", str(folder / "circuit.json"), *more)
+
+
+def test_a_circuit_is_found_and_measured_on_other_pairs(bathyscope, folder):
+    done = find(bathyscope, folder, "--errors", "ablated")
+    assert done.code == 0, done.err
+    assert "largest attributions" in done.out and "resid_post.2/" in done.out
+    found = open_circuit(folder / "circuit.json")
+    assert not list(folder.glob(".circuit.json*")), "what was kept meanwhile is gone"
+
+    measured = bathyscope(
+        "circuit", "eval", str(folder / "circuit.json"), "--pairs", str(folder / "held-out.jsonl"), "--json"
+    )
+    assert measured.code == 0, measured.err
+    told = measured.json()
+    assert told["nodes"] == len(found.nodes) and told["n"] == 32 and told["errors"] == "ablated"
+    span = told["metric_full"] - told["metric_empty"]
+    assert told["faithfulness"] == pytest.approx((told["metric_circuit"] - told["metric_empty"]) / span)
+    assert told["completeness"] == pytest.approx((told["metric_without"] - told["metric_empty"]) / span)
+    assert told["faithfulness"] > 0.7 and told["completeness"] < 0.3, "on nouns that it was not found on"
+    assert set(told["by_case"]) == {"congruent", "incongruent"}
+
+
+def test_the_same_pairs_give_the_figures_that_it_was_found_with(bathyscope, folder):
+    assert find(bathyscope, folder).code == 0
+    asked = ("--pairs", str(folder / "train.jsonl"), "--json")
+    told = bathyscope("circuit", "eval", str(folder / "circuit.json"), *asked).json()
+    found = open_circuit(folder / "circuit.json").measured
+    assert told["faithfulness"] == pytest.approx(found["faithfulness"], abs=1e-5)
+    assert told["completeness"] == pytest.approx(found["completeness"], abs=1e-5)
+    table = bathyscope("circuit", "eval", str(folder / "circuit.json"), *asked[:2])
+    assert table.code == 0 and "incongruent" in table.out
+
+
+@pytest.mark.parametrize("nodes", [1, 7])
+def test_at_most_so_many_nodes_are_kept(bathyscope, folder, nodes: int):
+    assert find(bathyscope, folder, "--nodes", str(nodes), "--penalties", "none").code == 0
+    assert 1 <= len(open_circuit(folder / "circuit.json").nodes) <= nodes
+
+
+@pytest.mark.parametrize("method", ["relp", "attribution-patching"])
+def test_other_attributions_find_a_circuit_too(bathyscope, folder, method: str):
+    done = find(bathyscope, folder, "--method", method, "--penalties", "none", "--json")
+    assert done.code == 0, done.err
+    assert done.json()["provenance"]["spec"]["method"] == method and done.json()["measured"]["accuracy"] > 0.8
+
+
+def test_a_search_that_was_stopped_goes_on_where_it_was(bathyscope, folder, monkeypatch: pytest.MonkeyPatch):
+    from bathyscope.circuits import attributions, finding
+
+    made: list[str] = []
+    gradient, learn = attributions._mean_gradient, finding.learned_circuit
+
+    def counted(model, examples, site, *rest):
+        made.append(str(site))
+        return gradient(model, examples, site, *rest)
+
+    def stopped(*args, stop: Stop, **options):
+        stop.soon = True
+        return learn(*args, stop=stop, **options)
+
+    monkeypatch.setattr(attributions, "_mean_gradient", counted)
+    monkeypatch.setattr(finding, "learned_circuit", stopped)
+    assert find(bathyscope, folder).code == 130
+    first = list(made)
+    assert first[:2] == list(SITES) and (folder / ".circuit.json.parts").exists()
+    monkeypatch.setattr(finding, "learned_circuit", learn)
+    assert find(bathyscope, folder).code == 0
+    beside = 2 * len(SITES)  # one gradient and RelP, shown beside, are not kept
+    assert len(made) == len(first) + beside
+    resumed = open_circuit(folder / "circuit.json").to_dict()
+    (folder / "circuit.json").unlink()
+    assert find(bathyscope, folder).code == 0
+    again = open_circuit(folder / "circuit.json").to_dict()
+    for one in (resumed, again):
+        del one["timing"], one["provenance"]["created"]
+    assert resumed == again
+
+
+def test_features_are_taken_out_as_their_attributions_said(bathyscope, folder):
+    assert find(bathyscope, folder, "--errors", "ablated").code == 0
+    strongest = open_circuit(folder / "circuit.json").nodes[0].feature
+    change = f"{strongest.site}/{strongest.index}@{strongest.position}"
+    asked = ("--pairs", str(folder / "held-out.jsonl"), "--set", change)
+    done = bathyscope("circuit", "edit", str(folder / "circuit.json"), *asked, "--json")
+    assert done.code == 0, done.err
+    told = done.json()
+    (row,) = told["rows"]
+    moved = told["after"]["logit_difference"] - told["before"]["logit_difference"]
+    assert row["measured"] == pytest.approx(moved) and abs(moved) > 0.3
+    assert row["predicted"] == pytest.approx(moved, rel=0.5), "steps of a coarse integral, on other nouns"
+    assert abs(moved) > 3 * max(map(abs, told["controls"])), "and other latents do not do it"
+    table = bathyscope("circuit", "edit", str(folder / "circuit.json"), *asked, "--out", str(folder / "edit.json"))
+    assert table.code == 0 and "predicted" in table.out
+    assert Result.load(folder / "edit.json").to_dict()["after"] == told["after"]
+
+
+def test_an_edit_is_the_splice_that_it_says(folder):
+    model = agreement_model()
+    examples = read_examples(model, folder / "held-out.jsonl").examples
+    changes = [Change(SITES[1], 3, None, 2.0), Change(SITES[1], 9, None, 0.0)]
+    found = edit_features(model, coders(), changes, examples, steps=1)
+    splice = Splice(coders()[1], edits=[Edit(3, "clamp", 2.0), Edit(9, "clamp", 0.0)])
+    logits = run(model, examples.clean, writes=[splice.write(model)]).logits
+    right, wrong = examples.answers.T
+    values = torch.stack([one[-1] for one in logits]).double()
+    rows = torch.arange(len(examples))
+    expected = (values[rows, right] - values[rows, wrong]).mean()
+    assert found.after["logit_difference"] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_an_edit_changes_text_and_loss(bathyscope, folder):
+    assert find(bathyscope, folder, "--penalties", "none").code == 0
+    text = folder / "text.txt"
+    text.write_text("The teacher near the cars is here .\n\nThe cars near the teacher are here .\n")
+    change = ("--set", f"{SITES[1]}/3=20", "--text", str(text), "--prompt", "The teacher near", "--new-tokens", "3")
+    asked = ("--pairs", str(folder / "held-out.jsonl"), *change)
+    done = bathyscope("circuit", "edit", str(folder / "circuit.json"), *asked)
+    assert done.code == 0, done.err
+    assert "loss on" in done.out and "after: The teacher near" in done.out
+    at_one = bathyscope(
+        "circuit", "edit", str(folder / "circuit.json"), *asked[:2], "--set", f"{SITES[1]}/3@1", *change[2:]
+    )
+    assert at_one.code == 2 and "one position" in at_one.err
+
+
+def wrong_pairs(folder: Path, *lines: dict) -> str:
+    path = folder / "wrong.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return str(path)
+
+
+GOOD = {"clean": "The teacher", "corrupted": "The teachers", "answer": " is", "wrong_answer": " are"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({**GOOD, "corrupted": "The teachers near"}, "line 2: the clean prompt has 2 tokens"),
+        ({**GOOD, "answer": " is here"}, "line 2: "),
+        ({**GOOD, "corrupted": "The teacher"}, "line 2: clean and corrupted prompt are the same"),
+        ({"clean": "The teacher"}, "line 2 of"),
+    ],
+)
+def test_pairs_that_cannot_be_asked_name_the_line_and_the_tokens(bathyscope, folder, line: dict, message: str):
+    given = ("--coders", str(folder / "coders"), "--out", str(folder / "circuit.json"), "--penalties", "none")
+    done = bathyscope("circuit", "find", "--pairs", wrong_pairs(folder, GOOD, line), *given)
+    assert message in done.err, done.err
+    assert done.code == (2 if "line 2 of" in message else 0), "one good pair is left"
+    alone = bathyscope("circuit", "find", "--pairs", wrong_pairs(folder, line), *given)
+    assert alone.code == 2 and message.replace("line 2", "line 1") in alone.err
+
+
+def test_coders_of_another_model_and_other_coders_are_refused(bathyscope, folder):
+    assert find(bathyscope, folder, "--penalties", "none").code == 0
+    asked = ("--pairs", str(folder / "held-out.jsonl"))
+    other = folder / "other"
+    for one in coders():
+        save_coder(
+            type(one)(
+                one.encoder * 1.01, one.encoder_bias, one.decoder, one.decoder_bias, one.selection, site=one.site
+            ),
+            other / str(one.site),
+        )
+    done = bathyscope("circuit", "eval", str(folder / "circuit.json"), *asked, "--coders", str(other))
+    assert done.code == 2 and "fingerprint" in done.err and "--coders DIR" in done.err
+    moved = bathyscope("circuit", "eval", str(folder / "circuit.json"), *asked, "--coders", str(folder / "nowhere"))
+    assert moved.code == 2 and "nowhere" in moved.err
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: data["rows"].pop(), "differ in"),
+        (
+            lambda data: data["edges"].append({"source": "resid_post.0/1@1", "target": None, "weight": 1.0}),
+            "an edge of",
+        ),
+        (lambda data: data.update(kind="lens"), "could not be read"),
+        (lambda data: data["rows"][0].update(feature="nonsense"), "is no feature"),
+        (lambda data: data["positions"].clear(), "positions"),
+        (lambda data: data.pop("coders"), "could not be read"),
+    ],
+)
+def test_a_file_that_lies_is_refused(bathyscope, folder, damage, message: str):
+    assert find(bathyscope, folder, "--penalties", "none", "--nodes", "5").code == 0
+    path = folder / "circuit.json"
+    data = json.loads(path.read_text("utf-8"))
+    damage(data)
+    path.write_text(json.dumps(data))
+    done = bathyscope("circuit", "eval", str(path), "--pairs", str(folder / "held-out.jsonl"))
+    assert done.code == 2 and message in done.err and done.err.count("\n") == 1, done.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (("--method", "guess"), "it is one of integrated-gradients"),
+        (("--errors", "some"), "it is one of nodes"),
+        (("--nodes", "0"), "at least 1"),
+        (("--sizes", "ten"), "numbers with commas"),
+        (("--sites", "resid_post.1"), "has coders of"),
+        (("--out", "circuit.txt"), ".json"),
+    ],
+)
+def test_find_says_what_is_wrong(bathyscope, folder, typed, message: str):
+    done = find(bathyscope, folder, *typed)
+    assert done.code == 2 and message in done.err, done.err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("resid_post.2", "is no change of a latent"),
+        ("resid_post.2/9999", "latents 0 to 255"),
+        ("resid_post.1/3", "there are coders of"),
+        ("resid_post.2/3@99", "positions 0 to"),
+        ("resid_post.2/3=much", "is no change of a latent"),
+    ],
+)
+def test_edit_says_what_is_wrong(bathyscope, folder, change: str, message: str):
+    assert find(bathyscope, folder, "--penalties", "none").code == 0
+    asked = ("--pairs", str(folder / "held-out.jsonl"), "--set", change)
+    done = bathyscope("circuit", "edit", str(folder / "circuit.json"), *asked)
+    assert done.code == 2 and message in done.err, done.err
+
+
+def test_what_is_saved_is_read_again(bathyscope, folder):
+    assert find(bathyscope, folder).code == 0
+    found = Result.load(folder / "circuit.json")
+    assert isinstance(found, CircuitResult)
+    found.save(folder / "again.json")
+    assert Result.load(folder / "again.json").to_dict() == found.to_dict()
+    assert "logit difference" in found.page() and str(found.nodes[0].feature) in found.page()
