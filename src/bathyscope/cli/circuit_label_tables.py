@@ -26,6 +26,11 @@ def show(result: "CircuitResult", console: Console) -> None:
     console.print(terminal.cell(f"{result.title}, in words", wrap=True))
     console.print(terminal.cell(f"at most {asked['n_tokens']:,} tokens of {named} at each site", wrap=True))
     console.print(_table(result.nodes))
+    said = [one.reading["description"] for one in result.nodes if one.reading.get("description")]
+    if said:
+        chance = sum(1 / (one["n_controls"] + 1) for one in said)
+        beat = sum(one["says_something"] for one in said)
+        console.print(f"{beat} of {len(said)} descriptions beat their controls; {chance:.1f} would by chance")
     console.print(Text(HOW, "dim"), no_wrap=False)
 
 
