@@ -18,6 +18,7 @@ from bathyscope.circuits.effects import Comparison, feature_effects
 from bathyscope.circuits.examples import Examples
 from bathyscope.circuits.features import Basis, Directions, Feature, Gates, Latents, Parts, Units
 from bathyscope.circuits.finding import FindChoices, find_circuit
+from bathyscope.circuits.labels import label_circuit
 from bathyscope.circuits.masks import MaskSettings, learned_circuit, ranked_circuit
 from bathyscope.circuits.nodes import Node, circuit_nodes
 from bathyscope.circuits.pair_files import Asked, examples_of, read_examples
@@ -59,6 +60,7 @@ __all__ = [
     "feature_edges",
     "feature_effects",
     "find_circuit",
+    "label_circuit",
     "learned_circuit",
     "mean_parts",
     "open_circuit",

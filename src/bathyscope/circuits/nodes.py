@@ -61,6 +61,11 @@ class Node:
         """With another label."""
         return replace(self, label=label)
 
+    @property
+    def has_own_label(self) -> bool:
+        """Whether a person gave its label: it is made neither of promoted tokens nor of what a text says."""
+        return self.label not in (_label(self.feature, self.promotes), self.reading.get("label"))
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON values, with the parts of the feature's name beside it."""
         one = self.feature
@@ -132,7 +137,7 @@ def circuit_nodes(
                 separates=separates,
                 promotes=up,
                 suppresses=down,
-                label=ERROR_LABEL if one.index is None else _label(one, up),
+                label=_label(one, up),
             )
         )
     return tuple(found), compared
@@ -177,6 +182,8 @@ def _named(model: Model, basis: Basis, index: int | None) -> tuple[tuple[str, ..
 
 
 def _label(feature: Feature, promotes: Sequence[str]) -> str:
+    if feature.index is None:
+        return ERROR_LABEL
     if not promotes:
         return f"{Site.parse(feature.site).component} {feature.index}"
     return "promotes " + " ".join(repr(one) for one in promotes[:3])

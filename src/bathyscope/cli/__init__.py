@@ -19,6 +19,7 @@ from bathyscope.cli import (
     circuit_edit,
     circuit_eval,
     circuit_find,
+    circuit_label,
     cross_model,
     demo,
     doctor,
@@ -94,6 +95,7 @@ sae.app.command("train")(sae_train.command)
 circuit.app.command("edit")(circuit_edit.command)
 circuit.app.command("eval")(circuit_eval.command)
 circuit.app.command("find")(circuit_find.command)
+circuit.app.command("label")(circuit_label.command)
 app.add_typer(circuit.app, name="circuit")
 app.add_typer(sae.app, name="sae")
 app.add_typer(studies.app, name="study")

@@ -15,5 +15,6 @@ def root() -> None:
     Examples:
       bathyscope circuit find --pairs pairs.jsonl --coders trained --out circuit.json
       bathyscope circuit eval circuit.json --pairs others.jsonl
+      bathyscope circuit label circuit.json --text news.txt
       bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.12/281
     """

@@ -77,8 +77,12 @@ def circuit_coders(circuit: "CircuitResult", folder: Path | None) -> "dict[Path,
         path = there.get(site) if folder is not None else Path(record["path"])
         if path is None:
             raise UsageError(
-                f"{folder} has no coder of {site}", f"the circuit was found with coders of {', '.join(circuit.coders)}"
+                f"{folder} has no coder of {site}",
+                f"the circuit was found with coders of {', '.join(circuit.coders)}",
+                "--coders DIR with all of them",
             )
+        if folder is None and not path.exists():
+            raise UsageError(f"{path} is not there", f"the circuit's coder of {site} lay there", "--coders DIR")
         with choices.refusing():
             coder = load_coder(path)
         if coder.fingerprint != record["fingerprint"]:
@@ -130,12 +134,12 @@ def forget(kept: Path) -> None:
 
 
 @contextmanager
-def saying(shown: bool) -> "Iterator[Say]":
+def saying(shown: bool, unit: str = "parts") -> "Iterator[Say]":
     """Yield what is called with each part of the work as it begins; it shows one bar at a time."""
     with ExitStack() as bars:
 
         def say(what: str) -> "Progress | None":
             bars.close()
-            return bars.enter_context(terminal.progress(what, shown=shown, per_cell=1, unit="parts"))
+            return bars.enter_context(terminal.progress(what, shown=shown, per_cell=1, unit=unit))
 
         yield say

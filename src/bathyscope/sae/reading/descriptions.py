@@ -75,7 +75,8 @@ def describe_latents(  # noqa: PLR0913 (what is described, how, and how it is ru
         The readings with these descriptions.
 
     Raises:
-        UsageError: a coder whose directions are not the residual stream's, or a latent that was not read.
+        UsageError: a coder whose directions are not the residual stream's, a latent that was not read, or a model
+            without room for prompt and text.
 
     Example:
         >>> import bathyscope, torch
@@ -100,6 +101,7 @@ def describe_latents(  # noqa: PLR0913 (what is described, how, and how it is ru
     if not chosen or not scales or n_random < 1:
         raise UsageError("nothing was to be described, or without a control", "a latent, a scale, a random direction")
     inspection = prompts.prepare(model, prompt or prompts.entity_description())
+    _check_room(model, len(inspection.tokens) + new_tokens)
     places = _places(model, target, layers, inspection)
     drawn = [random_vector(f"latent control {number}", (coder.d_out,), seed=seed) for number in range(n_random)]
     directions = torch.stack([*(coder.decoder[one].float() for one in chosen), *drawn])
@@ -140,6 +142,15 @@ class _Asked:
     direction: int
     place: _Place
     scale: float
+
+
+def _check_room(model: Model, length: int) -> None:
+    if model.max_length is not None and length > model.max_length:
+        raise UsageError(
+            f"descriptions of {length} tokens were asked for, with the prompt that they are written behind",
+            f"{model.name} has {model.max_length} positions",
+            "a shorter prompt, or no descriptions",
+        )
 
 
 def _places(model: Model, target: Site, layers: Sequence[int] | None, inspection: Inspection) -> list[_Place]:
