@@ -21,6 +21,7 @@ from rich.console import Console
 
 import command_line
 from bathyscope import checks, cli, loading, prompts, results
+from bathyscope.circuits import FindChoices, find_circuit, read_examples
 from bathyscope.cli import ladders, opening, options, terminal
 from bathyscope.mappings import Affine, Fit, Term, model_identity
 from bathyscope.patchscopes import PatchscopeResult
@@ -467,9 +468,10 @@ def test_a_reader_that_goes_away_is_met_with_silence(arguments):
 # Help
 
 
+GROUPS = ("mapping", "sae", "circuit")
 SHOWN = {
     **COMMANDS,
-    **{f"{group} {name}": one for group in ("mapping", "sae") for name, one in COMMANDS[group].commands.items()},
+    **{f"{group} {name}": one for group in GROUPS for name, one in COMMANDS[group].commands.items()},
 }
 """Commands whose examples are run as they stand."""
 
@@ -501,7 +503,7 @@ def test_the_examples_of_the_help_run(bathyscope, tmp_path, monkeypatch, example
 
 
 def _write_what_examples_name(folder: Path) -> None:
-    """The text, the lens that was fitted on it, a direction, and a sparse coder."""
+    """The text, the lens that was fitted on it, a direction, a sparse coder, pairs, and their circuit."""
     (folder / "news.txt").write_text("\n\n".join(["The king of France lives in Paris by the sea. " * 60] * 4))
     model = loading.load()
     last = model.site(f"resid_post.{model.n_layers - 1}")
@@ -513,6 +515,12 @@ def _write_what_examples_name(folder: Path) -> None:
         model.d_model, n_latents=1024, site=model.site("resid_post.8"), target=model.site("resid_post.8")
     )
     save_coder(coder, folder / "coders" / "resid_post.8")
+    pair = {"clean": "Paris is", "corrupted": "Rome is", "answer": " in", "wrong_answer": " the"}
+    other = {"clean": "Rome is", "corrupted": "Paris is", "answer": " the", "wrong_answer": " in"}
+    for name in ("pairs", "others"):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, (pair, other))))
+    asked, placed = read_examples(model, folder / "pairs.jsonl"), {folder / "coders" / "resid_post.8": coder}
+    find_circuit(model, asked, placed, FindChoices(nodes=20, penalties=(), steps=2)).save(folder / "circuit.json")
 
 
 @pytest.mark.parametrize("command", SHOWN.values(), ids=list(SHOWN))

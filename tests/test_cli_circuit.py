@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from bathyscope.engine import Stop
 from bathyscope.facts import agreement_pairs, write_agreement
 from bathyscope.results import Result
 from bathyscope.sae import Edit, Splice, save_coder
+from bathyscope.sites import Site
 
 bathyscope, home = command_line.bathyscope, command_line.home
 """The fixtures that are used here."""
@@ -179,6 +181,26 @@ def test_an_edit_changes_text_and_loss(bathyscope, folder):
         "circuit", "edit", str(folder / "circuit.json"), *asked[:2], "--set", f"{SITES[1]}/3@1", *change[2:]
     )
     assert at_one.code == 2 and "one position" in at_one.err
+
+
+def test_coders_in_the_public_format_before_a_block_give_the_same_circuit(bathyscope, folder):
+    """As those of GPT-2 lie on the hub: SAELens's files, read before a block instead of after the one below."""
+    assert find(bathyscope, folder, "--sites", SITES[0]).code == 0
+    after = open_circuit(folder / "circuit.json")
+    theirs = next(one for one in coders() if str(one.site) == SITES[0])
+    before = replace(theirs, site=Site("resid_pre", 1), target=Site("resid_pre", 1))
+    save_coder(before, folder / "public" / "blocks.1.hook_resid_pre", format="saelens")
+    given = ("--pairs", str(folder / "train.jsonl"), "--coders", str(folder / "public"))
+    done = bathyscope("circuit", "find", *given, *QUICK, "--out", str(folder / "public.json"))
+    assert done.code == 0, done.err
+    found = open_circuit(folder / "public.json")
+    assert found.circuit.sites == after.circuit.sites
+    assert [one.feature for one in found.nodes] == [one.feature for one in after.nodes]
+    for one, other in zip(found.nodes, after.nodes, strict=True):
+        assert one.attribution == pytest.approx(other.attribution, abs=1e-4)
+    asked = ("--pairs", str(folder / "held-out.jsonl"), "--set", f"{SITES[0]}/{found.nodes[0].feature.index}")
+    edited = bathyscope("circuit", "edit", str(folder / "public.json"), *asked, "--json")
+    assert edited.code == 0 and edited.json()["rows"][0]["measured"] != 0
 
 
 def wrong_pairs(folder: Path, *lines: dict) -> str:

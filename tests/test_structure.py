@@ -198,7 +198,7 @@ SEAMS = {
     "typer": {"cli"},
     "rich": {"cli", "embedded"},
     "pandas": {"results"},
-    "safetensors": {"results", "store", "engine", "loading", "mappings", "soft_prompts", "fitting", "sae"},
+    "safetensors": {"results", "store", "engine", "loading", "mappings", "soft_prompts", "fitting", "sae", "circuits"},
     "matplotlib": {"figures", "plots"},
     "datasets": {"texts"},
     "platformdirs": {"embedded", "store"},

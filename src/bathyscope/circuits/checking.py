@@ -6,8 +6,8 @@ from pathlib import Path
 from bathyscope.circuits.circuit import Ablation, Stage, mean_parts
 from bathyscope.circuits.circuit_result import CircuitResult
 from bathyscope.circuits.examples import Examples
-from bathyscope.circuits.finding import latent_bases
 from bathyscope.circuits.pair_files import examples_of
+from bathyscope.circuits.placing import coder_site, latent_bases
 from bathyscope.circuits.validation import Faithfulness, Judge
 from bathyscope.errors import UsageError
 from bathyscope.model import Model
@@ -42,7 +42,7 @@ def check_circuit(
             f"the circuit was found on pairs of {len(found.positions)} ({', '.join(found.positions)})",
             "pairs of that length",
         )
-    by_site = {coder.check(model)[0]: coder for coder in coders.values()}
+    by_site = {coder_site(model, coder): coder for coder in coders.values()}
     missing = [site for site in found.circuit.sites if model.site(site) not in by_site]
     if missing:
         raise UsageError(

@@ -16,6 +16,7 @@ from bathyscope.circuits.attributions import feature_attributions
 from bathyscope.circuits.edit_result import Change, EditResult
 from bathyscope.circuits.examples import Examples
 from bathyscope.circuits.features import Basis, Latents, flat
+from bathyscope.circuits.placing import coder_site
 from bathyscope.circuits.runs import measured
 from bathyscope.errors import UsageError
 from bathyscope.forward import run
@@ -131,7 +132,7 @@ def _checked(
     """The coder of each site that is changed."""
     if not changes:
         raise UsageError("no change was given", "at least one latent to set", "resid_post.12/281")
-    there = {coder.check(model)[0]: coder for coder in coders}
+    there = {coder_site(model, coder): coder for coder in coders}
     found = {}
     for one in changes:
         site = model.site(one.site)

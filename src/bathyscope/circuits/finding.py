@@ -16,11 +16,11 @@ from bathyscope.circuits.attributions import Attributions, Method, feature_attri
 from bathyscope.circuits.circuit import Ablation, Circuit, Errors, Stage
 from bathyscope.circuits.circuit_result import CircuitResult
 from bathyscope.circuits.edges import feature_edges
-from bathyscope.circuits.features import Basis, Latents
 from bathyscope.circuits.kept import Kept
 from bathyscope.circuits.masks import MaskSettings, learned_circuit, ranked_circuit
 from bathyscope.circuits.nodes import circuit_nodes
 from bathyscope.circuits.pair_files import Asked
+from bathyscope.circuits.placing import coder_records, latent_bases
 from bathyscope.circuits.validation import Judge
 from bathyscope.engine import Stop
 from bathyscope.errors import UsageError
@@ -28,7 +28,6 @@ from bathyscope.generation import Progress
 from bathyscope.model import Model
 from bathyscope.results import provenance
 from bathyscope.sae import SparseCoder
-from bathyscope.sites import Site
 
 SIZES: Final = (5, 10, 20, 50, 100, 200)
 PENALTIES: Final = (0.1, 0.3, 1.0)
@@ -128,7 +127,8 @@ def find_circuit(
         >>> pair = {"clean": "The boats", "corrupted": "The boat", "answer": " they", "wrong_answer": " it"}
         >>> _ = path.write_text(json.dumps(pair))
         >>> eye, zeros = torch.eye(model.d_model), torch.zeros(model.d_model)
-        >>> coder = SparseCoder(eye, zeros, eye, zeros, KeepTop(300), site="resid_post.20")
+        >>> site = model.site("resid_post.20")
+        >>> coder = SparseCoder(eye, zeros, eye, zeros, KeepTop(300), site=site, target=site)
         >>> choices = FindChoices(nodes=30, penalties=(), steps=2)
         >>> found = find_circuit(model, read_examples(model, path), {pathlib.Path("eye"): coder}, choices)
         >>> len(found.nodes) <= 30, found.measured["n"]
@@ -172,31 +172,6 @@ def find_circuit(
         notes=tuple(_notes(asked, choices, rank)),
         timing={"seconds": round(time.perf_counter() - began, 4)},
     )
-
-
-def latent_bases(model: Model, coders: "Sequence[SparseCoder] | Any") -> dict[Site | str, Basis]:
-    """A basis for each coder's site, from below to above.
-
-    Raises:
-        UsageError: no coder, two of one site, or a coder for other weights.
-    """
-    found: dict[Site | str, Basis] = {}
-    for coder in coders:
-        site, _ = coder.check(model)
-        if site in found:
-            raise UsageError(f"two coders of {site} were given", "one for each site")
-        found[site] = Latents(coder)
-    if not found:
-        raise UsageError("no coder was given", "at least one is needed", "bathyscope sae train")
-    return dict(sorted(found.items(), key=lambda entry: (getattr(entry[0], "layer", 0), str(entry[0]))))
-
-
-def coder_records(model: Model, coders: Mapping[Path, SparseCoder]) -> dict[str, dict[str, str]]:
-    """Where each site's coder lies, and which it is."""
-    return {
-        str(coder.check(model)[0]): {"path": str(path), "fingerprint": coder.fingerprint}
-        for path, coder in coders.items()
-    }
 
 
 def proposed(

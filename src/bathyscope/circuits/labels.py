@@ -14,6 +14,7 @@ from bathyscope.circuits.circuit_result import CircuitResult
 from bathyscope.circuits.finding import Say
 from bathyscope.circuits.kept import Kept, Record
 from bathyscope.circuits.nodes import Node
+from bathyscope.circuits.placing import coder_site
 from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import UsageError
 from bathyscope.model import Model
@@ -183,7 +184,7 @@ def _wanted(
 
 def _site(model: Model, result: CircuitResult, coder: SparseCoder) -> str:
     try:
-        return str(coder.check(model)[0])
+        return str(coder_site(model, coder))
     except UsageError as error:
         if coder.target is None:  # it does not say where it belongs, whatever the model
             raise

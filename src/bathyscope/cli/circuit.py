@@ -13,8 +13,8 @@ def root() -> None:
     run with these alone, all else ablated, the model decides as it does.
 
     Examples:
-      bathyscope circuit find --pairs pairs.jsonl --coders trained --out circuit.json
+      bathyscope circuit find --pairs pairs.jsonl --coders coders --out circuit.json
       bathyscope circuit eval circuit.json --pairs others.jsonl
       bathyscope circuit label circuit.json --text news.txt
-      bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.12/281
+      bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.8/281
     """

@@ -40,9 +40,9 @@ def command(
     to other latents that are active in the pairs.
 
     Examples:
-      bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.12/281
-      bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.12/281=9 --prompt "The boats"
-      bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.12/281 --text news.txt --json
+      bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.8/281
+      bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.8/281=9 --prompt "The boats"
+      bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.8/281 --text news.txt --json
     """
     del debug  # its callback has done the work
     choices.check_revision(revision, model)

@@ -37,8 +37,8 @@ def command(
     its mean. Stopped, it goes on where it was when it is called again.
 
     Examples:
-      bathyscope circuit find --pairs pairs.jsonl --coders trained --out circuit.json
-      bathyscope circuit find --pairs pairs.jsonl --coders trained --nodes 20 --errors ablated --out circuit.json
+      bathyscope circuit find --pairs pairs.jsonl --coders coders --out circuit.json
+      bathyscope circuit find --pairs pairs.jsonl --coders coders --nodes 20 --errors ablated --out circuit.json
     """
     del debug  # its callback has done the work
     choices.check_revision(revision, model)

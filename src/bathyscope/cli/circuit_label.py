@@ -33,7 +33,7 @@ def command(
     on the others, where it is right enough, else the tokens that a latent
     promotes. The model's own description stands beside it with the best of
     control directions, and is no label. What was finished when it was stopped
-    is kept beside the file. Labels of your own stay: {"resid_post.12/281":
+    is kept beside the file. Labels of your own stay: {"resid_post.8/281":
     "plural subject"} in circuit.labels.json beside circuit.json.
 
     Examples:

@@ -23,10 +23,9 @@ from bathyscope.circuits.finding import (
     SIZES,
     Say,
     added_up,
-    coder_records,
-    latent_bases,
     smallest_faithful,
 )
+from bathyscope.circuits.placing import coder_records, latent_bases
 from bathyscope.engine import Stop
 from bathyscope.errors import UsageError
 from bathyscope.facts.agreement import AGREEMENT_CASES, Case
