@@ -1,0 +1,58 @@
+"""A graph as text that Graphviz draws."""
+
+from collections.abc import Iterator
+
+from bathyscope.circuits.viewer.view import Drawn, View
+from bathyscope.pictures import DOWN, QUIET, UP, signed
+
+SHAPES = {"feature": "ellipse", "error": "ellipse", "token": "box", "output": "box"}
+WIDEST, NARROWEST = 6.0, 0.5
+
+
+def dot(view: View) -> str:
+    r"""The graph in Graphviz's language: layers upward, width by weight, what is negative dashed.
+
+    Example:
+        >>> from bathyscope.circuits.viewer.dot import quoted
+        >>> print(quoted('a "b"\\'))
+        "a \"b\"\\"
+    """
+    return "\n".join(_lines(view)) + "\n"
+
+
+def quoted(text: str) -> str:
+    r"""A text that Graphviz shows as it stands: a backslash would begin one of its own escapes, such as \N."""
+    spelled = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    escaped = spelled.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _lines(view: View) -> Iterator[str]:
+    yield f"digraph {quoted(view.name)} {{"
+    yield f"  label={quoted(view.captions[0])}; labelloc=t; rankdir=BT; newrank=true;"
+    yield '  node [fontname="sans-serif", fontsize=11]; edge [fontname="sans-serif", fontsize=9];'
+    for row, name in enumerate(view.rows):
+        members = [(number, one) for number, one in enumerate(view.nodes) if one.row == row]
+        if not members:
+            continue
+        yield f"  {{ rank=same; // {name if name.isprintable() else row}"
+        for number, one in members:
+            yield f"    n{number} [{_node(one, view.columns[one.column])}];"
+        yield "  }"
+    largest = max((abs(weight) for _, _, weight in view.edges), default=1.0) or 1.0
+    for source, target, weight in view.edges:
+        width = max(NARROWEST, WIDEST * abs(weight) / largest)
+        style = "" if weight >= 0 else ", style=dashed"
+        colour = UP if weight >= 0 else DOWN
+        yield f'  n{source} -> n{target} [penwidth={width:.2f}, color="{colour}"{style}, tooltip="{weight:+.4g}"];'
+    yield "}"
+
+
+def _node(one: Drawn, column: str) -> str:
+    value = "" if one.value is None else f"  {signed(one.value)}"
+    texts = [f"{one.name}{value}", one.label, column if one.kind != "token" else ""]
+    # Lines are parted by Graphviz's own escape, which no quoting may touch.
+    label = "\\n".join(quoted(text)[1:-1] for text in texts if text)
+    colour = QUIET if one.value is None else UP if one.value >= 0 else DOWN
+    style = ", style=dashed" if one.kind == "error" else ""
+    return f'label="{label}", id={quoted(one.key)}, shape={SHAPES[one.kind]}, color="{colour}"{style}'
