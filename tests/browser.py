@@ -1,13 +1,15 @@
-"""A headless Chromium for tests of pages, spoken to over two pipes; tests that want it are skipped where there is none."""
+"""A headless Chromium for tests of pages, spoken to over two pipes; they are skipped where there is none."""
 
 import base64
 import contextlib
+import fcntl
 import itertools
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,9 +21,16 @@ import pytest
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --remote-debugging-pipe"
-).split()
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-pipe",
+)
 SECONDS = 60
 
 
@@ -114,22 +123,40 @@ class Browser:
                 found.append(json.dumps(told)[:500])
             if name == "Page.javascriptDialogOpening":
                 found.append("a dialog")
-            if name == "Network.requestWillBeSent" and not told["request"]["url"].startswith(("file:", "data:", "blob:")):
+            if name == "Network.requestWillBeSent" and not told["request"]["url"].startswith(
+                ("file:", "data:", "blob:")
+            ):
                 found.append(told["request"]["url"])
         return found
+
+
+LAUNCH = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.dup2(int(sys.argv[2]), 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""The browser reads descriptor 3 and writes 4."""
+
+
+def _pipe() -> list[int]:
+    """Both ends, at numbers that are in nobody's way."""
+    low = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in low]
+    for end in low:
+        os.close(end)
+    return high
 
 
 @contextlib.contextmanager
 def browser() -> Iterator[Browser]:
     """A browser with a profile of its own, gone afterwards."""
     assert CHROMIUM
-    theirs_in, ours_out = os.pipe()
-    ours_in, theirs_out = os.pipe()
+    (theirs_in, ours_out), (ours_in, theirs_out) = _pipe(), _pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        # The browser reads descriptor 3 and writes 4.
-        script = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
+        command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}"]
         process = subprocess.Popen(
-            ["sh", "-c", script, CHROMIUM, *FLAGS, f"--user-data-dir={profile}"],
+            [sys.executable, "-c", LAUNCH, str(theirs_in), str(theirs_out), *command],
             pass_fds=(theirs_in, theirs_out),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -154,6 +154,7 @@ class CircuitResult(Result):
             for name in ("attribution", "effect", "clean", "corrupted"):
                 if not math.isfinite(getattr(one, name)):
                     raise StorageError(f"the {name} of {one.feature} is {getattr(one, name)}", "a finite number is")
+        self.captions()  # these fail where figures are missing
 
     @property
     def picture(self) -> Picture:

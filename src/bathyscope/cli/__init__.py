@@ -15,6 +15,9 @@ from bathyscope.cli import (
     agreement,
     attribute,
     attribute_extraction,
+    circuit,
+    circuit_convert,
+    circuit_show,
     cross_model,
     demo,
     doctor,
@@ -87,6 +90,9 @@ sae.app.command("eval")(sae_eval.command)
 sae.app.command("explain")(sae_explain.command)
 sae.app.command("features")(sae_features.command)
 sae.app.command("train")(sae_train.command)
+circuit.app.command("convert")(circuit_convert.command)
+circuit.app.command("show")(circuit_show.command)
+app.add_typer(circuit.app, name="circuit")
 app.add_typer(sae.app, name="sae")
 app.add_typer(studies.app, name="study")
 app.add_typer(runs.app, name="runs")

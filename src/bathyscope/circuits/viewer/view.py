@@ -1,4 +1,4 @@
-"""View: a graph as it is drawn, whether it is a circuit, an attribution graph, or one of another tool. Knows no model."""
+"""View: a graph as it is drawn, be it a circuit, an attribution graph or another tool's. Knows no model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
