@@ -15,7 +15,7 @@ import command_line
 from bathyscope.circuits import AttributionGraph, CircuitResult, Feature, check_graph_json, open_circuit
 from bathyscope.circuits import attribution_graphs as graphs
 from bathyscope.circuits.circuit_result import read_labels, read_words
-from bathyscope.circuits.viewer import View, dot, graph_view, still, viewer_page
+from bathyscope.circuits.viewer import View, graph_view, still_picture, to_dot, viewer_page
 from bathyscope.circuits.viewer.layout import placed
 from bathyscope.errors import StorageError
 from bathyscope.studies import AgreementResult
@@ -204,9 +204,9 @@ def dot_tokens(text: str) -> list[str]:
 def test_dot_has_every_node_and_edge_whatever_texts_say(word):
     result = circuit_by_hand(word=word)
     view = result.view(word)
-    tokens = dot_tokens(dot(view))
+    tokens = dot_tokens(to_dot(view))
     assert tokens[0] == "digraph" and tokens.count("{") == tokens.count("}") and tokens[-1] == "}"
-    assert tokens.count("->") == len(result.edges)
+    assert tokens.count("penwidth") == len(result.edges) == tokens.count("->") - tokens.count("invis")
     declared = {tokens[at] for at in range(len(tokens) - 1) if tokens[at + 1] == "[" and tokens[at - 1] != "->"}
     assert declared - {"node", "edge"} == {f"n{number}" for number in range(len(view.nodes))}
     assert tokens.count("dashed") == sum(one.weight < 0 for one in result.edges) + sum(
@@ -225,7 +225,7 @@ def test_an_attribution_graph_is_a_view_too():
     edges = {(keys[source], keys[target]): weight for source, target, weight in view.edges}
     assert edges == {(one["source"], one["target"]): one["weight"] for one in public["links"]}
     assert "token@1" in keys, "a token that is no node is named all the same"
-    assert len(still(view).lines) == len(view.edges)
+    assert len(still_picture(view).lines) == len(view.edges)
 
 
 # The command line
@@ -272,7 +272,7 @@ def test_what_is_converted_is_read_again_checked_and_told(bathyscope, saved, tmp
     done = bathyscope("circuit", "convert", "circuit.json", "b.graph.json", "--slug", "b", "--labels", "mine.json")
     assert done.code == 0, done.err
     found = json.loads((tmp_path / "b.graph.json").read_text())
-    assert found["metadata"]["slug"] == "b" and found["nodes"][0]["clerp"].endswith("my own")
+    assert found["metadata"]["slug"] == "b" and found["nodes"][0]["clerp"].startswith("my own (")
     assert found["qParams"]["supernodes"] == [["both", *(one["node_id"] for one in found["nodes"][:2])]]
     done = bathyscope("circuit", "convert", "b.graph.json")
     assert done.code == 0 and "public schema" in done.out and "links" in done.out

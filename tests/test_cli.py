@@ -27,6 +27,7 @@ from bathyscope.patchscopes import PatchscopeResult
 from bathyscope.sae import save_coder
 from bathyscope.sites import residual_site
 from bathyscope.steering import difference_of_means
+from circuits_by_hand import circuit_by_hand
 from coders_for_tests import random_coder
 from command_line import TEXT, Outcome, assert_one_line, process
 from families import save_tiny
@@ -469,7 +470,11 @@ def test_a_reader_that_goes_away_is_met_with_silence(arguments):
 
 SHOWN = {
     **COMMANDS,
-    **{f"{group} {name}": one for group in ("mapping", "sae") for name, one in COMMANDS[group].commands.items()},
+    **{
+        f"{group} {name}": one
+        for group in ("circuit", "mapping", "sae")
+        for name, one in COMMANDS[group].commands.items()
+    },
 }
 """Commands whose examples are run as they stand."""
 
@@ -501,7 +506,7 @@ def test_the_examples_of_the_help_run(bathyscope, tmp_path, monkeypatch, example
 
 
 def _write_what_examples_name(folder: Path) -> None:
-    """The text, the lens that was fitted on it, a direction, and a sparse coder."""
+    """The text, the lens that was fitted on it, a direction, a sparse coder, and a circuit with labels."""
     (folder / "news.txt").write_text("\n\n".join(["The king of France lives in Paris by the sea. " * 60] * 4))
     model = loading.load()
     last = model.site(f"resid_post.{model.n_layers - 1}")
@@ -513,6 +518,8 @@ def _write_what_examples_name(folder: Path) -> None:
         model.d_model, n_latents=1024, site=model.site("resid_post.8"), target=model.site("resid_post.8")
     )
     save_coder(coder, folder / "coders" / "resid_post.8")
+    circuit_by_hand().save(folder / "circuit.json")
+    (folder / "mine.labels.json").write_text('{"resid_post.9/7": "plural subject"}')
 
 
 @pytest.mark.parametrize("command", SHOWN.values(), ids=list(SHOWN))

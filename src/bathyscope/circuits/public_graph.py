@@ -22,7 +22,7 @@ from bathyscope.circuits.features import Feature
 from bathyscope.circuits.nodes import Node
 from bathyscope.sites import Site
 
-DIFFERENCE: Final = "right answer's logit less the wrong one's"
+DIFFERENCE: Final = "right less wrong answer"
 
 
 def circuit_graph_json(
@@ -102,7 +102,7 @@ def _node(one: Node, name: str, layers: Mapping[str, int], influence: float) -> 
     if feature.index is None:
         return _record(name, ERROR, -1, f"error of {feature.site} at {one.token!r}") | own
     number = cantor_pair(layers[feature.site], feature.index)
-    return _record(name, FEATURE, number, f"{feature.site}/{feature.index} {one.label}") | own
+    return _record(name, FEATURE, number, f"{one.label} ({feature.site}/{feature.index})") | own
 
 
 def _record(name: str, kind: str, feature: int, label: str) -> dict[str, Any]:

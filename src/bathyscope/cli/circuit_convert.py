@@ -42,11 +42,11 @@ def command(
     if out is None:
         return
     from bathyscope.circuits import check_graph_json
-    from bathyscope.circuits.viewer import dot
+    from bathyscope.circuits.viewer import to_dot
     from bathyscope.files import write_atomically
 
     if out.suffix == ".dot":
-        write_atomically(out, dot(found.view).encode())
+        write_atomically(out, to_dot(found.view).encode())
     else:
         check_graph_json(found.public)
         write_atomically(out, json.dumps(found.public, allow_nan=False).encode())

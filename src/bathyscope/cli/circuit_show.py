@@ -58,9 +58,9 @@ def _draw(found: circuit_files.GraphFile, out: Path) -> None:
         write_atomically(out, viewer_page(found.view).encode())
         return
     from bathyscope import plots
-    from bathyscope.circuits.viewer import still
+    from bathyscope.circuits.viewer import still_picture
 
-    plots.save_graph(found.circuit or still(found.view), out)
+    plots.save_graph(found.circuit or still_picture(found.view), out)
 
 
 def _show(view: "View") -> None:

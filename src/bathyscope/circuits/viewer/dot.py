@@ -9,7 +9,7 @@ SHAPES = {"feature": "ellipse", "error": "ellipse", "token": "box", "output": "b
 WIDEST, NARROWEST = 6.0, 0.5
 
 
-def dot(view: View) -> str:
+def to_dot(view: View) -> str:
     r"""The graph in Graphviz's language: layers upward, width by weight, what is negative dashed.
 
     Example:
@@ -31,14 +31,18 @@ def _lines(view: View) -> Iterator[str]:
     yield f"digraph {quoted(view.name)} {{"
     yield f"  label={quoted(view.captions[0])}; labelloc=t; rankdir=BT; newrank=true;"
     yield '  node [fontname="sans-serif", fontsize=11]; edge [fontname="sans-serif", fontsize=9];'
-    for row, name in enumerate(view.rows):
-        members = [(number, one) for number, one in enumerate(view.nodes) if one.row == row]
+    below = None
+    for row in range(len(view.rows)):
+        members = [number for number, one in enumerate(view.nodes) if one.row == row]
         if not members:
             continue
-        yield f"  {{ rank=same; // {name if name.isprintable() else row}"
-        for number, one in members:
-            yield f"    n{number} [{_node(one, view.columns[one.column])}];"
+        yield "  { rank=same;"
+        for number in members:
+            yield f"    n{number} [{_node(view.nodes[number], view)}];"
         yield "  }"
+        if below is not None:  # rows keep their order where no edge says it
+            yield f"  n{below} -> n{members[0]} [style=invis];"
+        below = members[0]
     largest = max((abs(weight) for _, _, weight in view.edges), default=1.0) or 1.0
     for source, target, weight in view.edges:
         width = max(NARROWEST, WIDEST * abs(weight) / largest)
@@ -48,9 +52,11 @@ def _lines(view: View) -> Iterator[str]:
     yield "}"
 
 
-def _node(one: Drawn, column: str) -> str:
+def _node(one: Drawn, view: View) -> str:
     value = "" if one.value is None else f"  {signed(one.value)}"
-    texts = [f"{one.name}{value}", one.label, column if one.kind != "token" else ""]
+    texts = [f"{one.name}{value}", one.label]
+    if one.kind in ("feature", "error"):
+        texts = [f"{view.rows[one.row]} / {texts[0]}", one.label, view.columns[one.column]]
     # Lines are parted by Graphviz's own escape, which no quoting may touch.
     label = "\\n".join(quoted(text)[1:-1] for text in texts if text)
     colour = QUIET if one.value is None else UP if one.value >= 0 else DOWN

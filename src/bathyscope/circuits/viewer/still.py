@@ -13,7 +13,7 @@ SHARE_OF_EDGES: Final = 0.02
 HEAD, LETTERS = 70.0, 17
 
 
-def still(view: View) -> Picture:
+def still_picture(view: View) -> Picture:
     """Where everything stands in a picture that nobody moves."""
     layout = view.layout
     places = [(x, y + HEAD) for x, y in layout.nodes]

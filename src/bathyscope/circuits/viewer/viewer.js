@@ -512,7 +512,7 @@
   }
   function graphJson() {
     const publicOf = (index) => data.nodes[index].public, renamed = new Map();
-    for (const node of data.nodes) if (node.public && ownLabel(node)) renamed.set(node.public, (node.key.includes("@") ? `${node.key.split("@")[0]} ` : "") + ownLabel(node));
+    for (const node of data.nodes) if (node.public && ownLabel(node)) renamed.set(node.public, ownLabel(node) + (node.key.includes("@") ? ` (${node.key.split("@")[0]})` : ""));
     const pinned = items.filter((item) => pins.has(item.id)).flatMap((item) => item.members.map(publicOf)).filter(Boolean);
     return {
       ...data.public,
