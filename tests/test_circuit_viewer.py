@@ -250,6 +250,20 @@ def test_a_circuit_is_shown_in_a_table_and_drawn(bathyscope, saved, tmp_path):
     assert data["name"] == "circuit" and len(data["edges"]) == len(open_circuit(saved).edges)
 
 
+@pytest.mark.parametrize("ending", [".html", ".svg", ".png", ".dot", ".json"])
+def test_whatever_tokens_say_every_format_is_written(bathyscope, tmp_path, ending):
+    word = f"{HOSTILE} $x_$ \x1b[31m [bold] %s"
+    given = {"schema_version": 1, **circuit_by_hand(word=word, positions=tuple(word + one for one in TOKENS)).to_dict()}
+    path, out = tmp_path / "a.json", tmp_path / f"out{ending}"
+    path.write_text(json.dumps(given))
+    command = (
+        ("convert", str(path), str(out)) if ending in (".dot", ".json") else ("show", str(path), "--out", str(out))
+    )
+    assert bathyscope("circuit", *command).code == 0 and out.read_bytes()
+    done = bathyscope("circuit", "show", str(path))
+    assert done.code == 0 and not re.search("[\x00-\x09\x0b-\x1f\u202e]", done.out)
+
+
 def test_a_study_and_an_attribution_graph_are_shown_as_well(bathyscope, saved, tmp_path):
     study = AgreementResult(records=(), provenance=SOURCE, notes=(), timing={}, found=circuit_by_hand())
     study.save(tmp_path / "study.json")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from bathyscope.errors import UsageError
 from bathyscope.figures import figure_in
-from bathyscope.pictures import Disc, Line, Picture, Words, dashes_of
+from bathyscope.pictures import Disc, Line, Picture, Words, dashes_of, plain
 from bathyscope.sites import EMBEDDING_LAYER
 from bathyscope.studies import (
     PROMPTS,
@@ -348,7 +348,8 @@ def _words(axes: "Axes", words: Words) -> None:
         axes.add_patch(box)
     axes.text(
         *words.at,
-        words.text,
+        plain(words.text),
+        parse_math=False,  # a token may have dollars
         fontsize=words.size * POINTS,
         color=words.colour,
         weight="bold" if words.bold else "normal",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from bathyscope.circuits.viewer.view import Drawn, View
-from bathyscope.pictures import DOWN, QUIET, UP, signed
+from bathyscope.pictures import DOWN, QUIET, UP, plain, signed
 
 SHAPES = {"feature": "ellipse", "error": "ellipse", "token": "box", "output": "box"}
 WIDEST, NARROWEST = 6.0, 0.5
@@ -22,8 +22,7 @@ def to_dot(view: View) -> str:
 
 def quoted(text: str) -> str:
     r"""A text that Graphviz shows as it stands: a backslash would begin one of its own escapes, such as \N."""
-    spelled = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-    escaped = spelled.replace("\\", "\\\\").replace('"', '\\"')
+    escaped = plain(text).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
