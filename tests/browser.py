@@ -53,7 +53,7 @@ class Browser:
             self.ask(f"{domain}.enable")
 
     def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
-        number = next(self.numbers)
+        number, self.asked = next(self.numbers), f"{method} {parameters}"
         message = {"id": number, "method": method, "params": parameters}
         if self.session:
             message["sessionId"] = self.session
@@ -68,7 +68,7 @@ class Browser:
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self.rest:
             ready, _, _ = select.select([self.of], [], [], SECONDS)
-            assert ready, "the browser does not answer"
+            assert ready, f"the browser does not answer: {self.asked}"
             self.rest += os.read(self.of, 1 << 20)
         message, _, self.rest = self.rest.partition(b"\0")
         return json.loads(message)

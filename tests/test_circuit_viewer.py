@@ -556,6 +556,24 @@ def test_the_pages_own_exports(chromium, tmp_path):
 
 
 @needs_browser
+def test_an_attribution_graph_in_the_page(chromium, tmp_path):
+    public = graphs.to_neuronpedia(attribution_graph_by_hand(), "small", node_threshold=1, edge_threshold=1)
+    path = tmp_path / "a.html"
+    path.write_text(viewer_page(graph_view(public, "small")))
+    chromium.open(path)
+    assert chromium.run("document.querySelectorAll('.back .edge').length") == len(public["links"])
+    chromium.run(CATCH)
+    press_button(chromium, "JSON")
+    again = json.loads(chromium.run("blob.text()"))
+    check_graph_json(again)
+    by_name = {one["node_id"]: one for one in public["nodes"]}
+    assert {one["node_id"]: one for one in again["nodes"]} == by_name
+    for key in ("ArrowUp", "ArrowUp", "ArrowDown", "Enter"):
+        chromium.press(key)
+    assert chromium.complaints() == []
+
+
+@needs_browser
 @pytest.mark.parametrize("dark", [False, True])
 def test_it_fits_a_narrow_screen_and_a_dark_one(chromium, tmp_path, dark):
     chromium.open(drawn(circuit_by_hand(), tmp_path / "a.html"), width=360, height=720, dark=dark)

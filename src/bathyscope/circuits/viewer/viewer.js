@@ -552,7 +552,8 @@
       // Twice as fine as the screen, within what browsers can hold.
       const scale = Math.min(2, 12000 / image.width, 12000 / image.height), canvas = make("canvas");
       canvas.width = image.width * scale; canvas.height = image.height * scale;
-      canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+      // It is read once and never shown: no graphics card is asked.
+      canvas.getContext("2d", { willReadFrequently: true }).drawImage(image, 0, 0, canvas.width, canvas.height);
       canvas.toBlob((blob) => blob ? download(`${data.name}.png`, "image/png", blob) : say("the picture is too large"));
     };
     image.onerror = () => say("the picture could not be drawn");
