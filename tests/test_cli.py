@@ -503,7 +503,7 @@ def test_the_examples_of_the_help_run(bathyscope, tmp_path, monkeypatch, example
 
 
 def _write_what_examples_name(folder: Path) -> None:
-    """The text, the lens that was fitted on it, a direction, a sparse coder, pairs, and their circuit."""
+    """The text, the lens that was fitted on it, a direction, a sparse coder, pairs, their circuit, and labels."""
     (folder / "news.txt").write_text("\n\n".join(["The king of France lives in Paris by the sea. " * 60] * 4))
     model = loading.load()
     last = model.site(f"resid_post.{model.n_layers - 1}")
@@ -521,6 +521,7 @@ def _write_what_examples_name(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, (pair, other))))
     asked, placed = read_examples(model, folder / "pairs.jsonl"), {folder / "coders" / "resid_post.8": coder}
     find_circuit(model, asked, placed, FindChoices(nodes=20, penalties=(), steps=2)).save(folder / "circuit.json")
+    (folder / "mine.labels.json").write_text('{"resid_post.8/3": "plural subject"}')
 
 
 @pytest.mark.parametrize("command", SHOWN.values(), ids=list(SHOWN))

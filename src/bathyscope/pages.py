@@ -1,8 +1,12 @@
-"""Self-contained pages: HTML with its style inside, no script, no network, every text escaped.
+"""Self-contained pages: HTML with its style inside, no network, every text escaped; most have no script.
 
-Knows tables, not results. Whatever a model wrote is hostile text: it reaches a page through `escape`.
+Knows tables, not results. Whatever a model wrote is hostile text: it reaches a page through `escape`, and a page's
+script through `embedded_json`.
 """
 
+import base64
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -51,6 +55,50 @@ def document(title: str, *bodies: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title></head><body>\n{'<hr>'.join(bodies)}\n</body></html>\n"
     )
+
+
+def script_page(title: str, style: str, script: str, data: Any, *, images: bool = False) -> str:
+    """A whole page that its own script draws from data inside it; no other script runs, and nothing is fetched.
+
+    Args:
+        title: of the page.
+        style: CSS.
+        script: reads the JSON in the element `data`, and takes texts for text only.
+        data: JSON values.
+        images: whether images that the script itself made may be shown.
+
+    Example:
+        >>> from bathyscope.pages import script_page
+        >>> script_page("a", "", "", ["</script>"]).count("</script>")
+        2
+    """
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'"
+    policy += "; img-src data:" if images else ""
+    # Half a character is no text, and could not be written: as a number it is harmless.
+    shown = escape(title).encode("ascii", "xmlcharrefreplace").decode()
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{shown}</title><style>{style}</style></head><body>"
+        "<noscript>This page needs its own script, which is inside it, to be run.</noscript>"
+        f'<script type="application/json" id="data">{embedded_json(data)}</script>'
+        f"<script>{script}</script></body></html>\n"
+    )
+
+
+def embedded_json(data: Any) -> str:
+    r"""JSON that can stand inside a script element, whatever text is in it.
+
+    Example:
+        >>> from bathyscope.pages import embedded_json
+        >>> embedded_json("</script><!--")
+        '"\\u003c/script>\\u003c!--"'
+    """
+    written = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    # Surrogates without their other half are met in broken tokens; UTF-8 has none.
+    return "".join(f"\\u{ord(one):04x}" if "\ud800" <= one <= "\udfff" else one for one in written)
 
 
 def grid(

@@ -78,6 +78,17 @@ class Picture:
     words: tuple[Words, ...]
 
 
+def plain(text: str) -> str:
+    r"""A text on one line, with what nobody sees, and half characters that no file can hold, spelled out.
+
+    Example:
+        >>> from bathyscope.pictures import plain
+        >>> print(plain("two" + chr(10) + "lines" + chr(0xD800)))
+        two\nlines\ud800
+    """
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
 def shade(share: float) -> str:
     """White to full, for a share from 0 to 1; what is negative is white.
 

@@ -5,19 +5,17 @@ Knows results, not models. How a figure becomes a file is in `figures`.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from bathyscope.errors import UsageError
 from bathyscope.figures import figure_in
-from bathyscope.pictures import Disc, Line, Words, dashes_of
+from bathyscope.pictures import Disc, Line, Picture, Words, dashes_of, plain
 from bathyscope.sites import EMBEDDING_LAYER
 from bathyscope.studies import (
     PROMPTS,
-    AgreementResult,
     CrossModelResult,
     MultihopResult,
     NextTokenResult,
-    ToyAgreementResult,
 )
 from bathyscope.studies.curves import Drawable, Panel
 
@@ -278,11 +276,11 @@ def save_counts(result: MultihopResult, path: str | Path) -> Path:
     return Path(path)
 
 
-def save_graph(result: ToyAgreementResult | AgreementResult, path: str | Path) -> Path:
+def save_graph(result: "Pictured | Picture", path: str | Path) -> Path:
     """Draw a graph: columns of nodes filled by activation, edges as wide as their effect.
 
     Args:
-        result: of `studies.toy_agreement` or `studies.agreement`.
+        result: of `studies.toy_agreement`, `studies.agreement` or `circuits.find_circuit`, or a picture itself.
         path: a file that ends in .png or .svg; what was there is replaced.
 
     Raises:
@@ -296,7 +294,7 @@ def save_graph(result: ToyAgreementResult | AgreementResult, path: str | Path) -
         >>> save_graph(toy_agreement(by_hand=True), pathlib.Path(tempfile.mkdtemp()) / "toy.svg").name
         'toy.svg'
     """
-    picture = result.picture
+    picture = result if isinstance(result, Picture) else result.picture
     with figure_in(path, (picture.width / PIXELS, picture.height / PIXELS)) as figure:
         figure.set_layout_engine("none")  # the picture has laid itself out
         axes = figure.add_axes((0, 0, 1, 1))
@@ -309,6 +307,15 @@ def save_graph(result: ToyAgreementResult | AgreementResult, path: str | Path) -
         for words in picture.words:
             _words(axes, words)
     return Path(path)
+
+
+class Pictured(Protocol):
+    """A result that knows how it is drawn."""
+
+    @property
+    def picture(self) -> Picture:
+        """The drawing."""
+        ...
 
 
 PIXELS: Final = 100
@@ -341,7 +348,8 @@ def _words(axes: "Axes", words: Words) -> None:
         axes.add_patch(box)
     axes.text(
         *words.at,
-        words.text,
+        plain(words.text),
+        parse_math=False,  # a token may have dollars
         fontsize=words.size * POINTS,
         color=words.colour,
         weight="bold" if words.bold else "normal",

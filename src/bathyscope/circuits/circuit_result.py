@@ -4,6 +4,7 @@ A file of it is all that `circuit eval`, `label`, `show`, `edit` and `convert` n
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +14,12 @@ from typing_extensions import override
 
 from bathyscope.circuits.circuit import Circuit
 from bathyscope.circuits.drawing import circuit_picture
-from bathyscope.circuits.edges import Edge
+from bathyscope.circuits.edges import Edge, site_order
 from bathyscope.circuits.features import Feature
 from bathyscope.circuits.nodes import Node
+from bathyscope.circuits.public_graph import circuit_graph_json
+from bathyscope.circuits.viewer.page import viewer_page
+from bathyscope.circuits.viewer.view import View, circuit_view
 from bathyscope.errors import BathyscopeError, StorageError, UsageError
 from bathyscope.pages import Record, table_of
 from bathyscope.pictures import Picture
@@ -129,7 +133,8 @@ class CircuitResult(Result):
         """Refuse a file that contradicts itself.
 
         Raises:
-            StorageError: nodes are not the circuit's features, an edge has an end that is none, or leads downwards.
+            StorageError: nodes are not the circuit's features, an edge has an end that is none, leads downwards or
+                backwards, or stands there twice, or a number is not finite.
         """
         named = [one.feature for one in self.nodes]
         if len(set(named)) != len(named) or set(named) != self.circuit.features:
@@ -137,18 +142,51 @@ class CircuitResult(Result):
             raise StorageError(
                 f"the circuit and its nodes differ in {odd}", "each feature is one node, and no other is"
             )
+        seen = set()
         for edge in self.edges:
-            for end in (edge.source, edge.target):
-                if end is not None and end not in self.circuit.features:
-                    raise StorageError(f"an edge of {end} was found", "its ends are features of the circuit")
+            _check_edge(edge, self.circuit)
+            if (ends := (edge.source, edge.target)) in seen:
+                raise StorageError(f"two edges from {ends[0]} to {ends[1] or 'the logit difference'}", "there is one")
+            seen.add(ends)
         for one in self.nodes:
             if one.feature.position >= len(self.positions):
                 raise StorageError(f"{one.feature} was found", f"the prompts have {len(self.positions)} positions")
+            for name in ("attribution", "effect", "clean", "corrupted"):
+                if not math.isfinite(getattr(one, name)):
+                    raise StorageError(f"the {name} of {one.feature} is {getattr(one, name)}", "a finite number is")
+        self.captions()  # these fail where figures are missing
 
     @property
     def picture(self) -> Picture:
         """The circuit as it is drawn, in the page and by `plots.save_graph`."""
         return circuit_picture(self.nodes, self.edges, self.positions, self.captions())
+
+    def view(
+        self,
+        name: str = "circuit",
+        *,
+        labels: Mapping[str, str] | None = None,
+        groups: Mapping[str, Sequence[str]] | None = None,
+    ) -> View:
+        """The circuit as the page draws it, and Graphviz.
+
+        Args:
+            name: of its file, which files that the page writes are called after.
+            labels: a person's own; the page keeps them in the file of labels that it writes.
+            groups: features that are drawn as one, by the group's name.
+        """
+        named = self.named(labels or {})
+        found = circuit_view(named.nodes, self.edges, self.positions, self.captions(), named.graph_json(name))
+        return replace(found, labels=labels or {}, groups=groups or {})
+
+    def graph_json(self, slug: str = "circuit") -> dict[str, Any]:
+        """The circuit as JSON values in the schema of public graph viewers: see `circuits.public_graph`."""
+        return circuit_graph_json(self.nodes, self.edges, self.positions, slug, self.provenance)
+
+    @override
+    def to_html(self) -> str:
+        """A page to explore the circuit in: its own script is in it, and nothing is fetched."""
+        return viewer_page(self.view())
 
     @property
     @override
@@ -171,6 +209,21 @@ class CircuitResult(Result):
         tables = {"features": _told(self.rows()), "edges": [one.to_dict() for one in self.edges], "sums": self.sums}
         drawn = f'<div class="bathyscope">{svg(self.picture)}</div>'
         return drawn + "".join(table_of(name, {}, records) for name, records in tables.items())
+
+
+def _check_edge(edge: Edge, circuit: Circuit) -> None:
+    for end in (edge.source, edge.target):
+        if end is not None and end not in circuit.features:
+            raise StorageError(f"an edge of {end} was found", "its ends are features of the circuit")
+    if not math.isfinite(edge.weight):
+        raise StorageError(f"the edge from {edge.source} weighs {edge.weight}", "a finite number is")
+    source, target = edge.source, edge.target
+    if target is None:
+        return
+    if site_order(source.site) >= site_order(target.site) or source.position > target.position:
+        raise StorageError(
+            f"an edge from {source} to {target} was found", "edges lead to later sites, and to no earlier position"
+        )
 
 
 def _told(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -216,14 +269,27 @@ def read_labels(path: Path) -> dict[str, str]:
     Raises:
         StorageError: it cannot be read, or is something else.
     """
+    return read_words(path)[0]
+
+
+def read_words(path: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """A person's own labels, by feature, and their groups of features, by name, where the file has "groups".
+
+    Raises:
+        StorageError: it cannot be read, or is something else.
+    """
     try:
         found = json.loads(path.read_text("utf-8"))
+        groups = found.pop("groups", {}) if isinstance(found, dict) else {}
         if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
             raise ValueError("it is no JSON object of texts")
+        named = groups.values() if isinstance(groups, dict) else [None]
+        if not all(isinstance(one, list) and all(isinstance(key, str) for key in one) for one in named):
+            raise ValueError("its groups are no lists of features")
     except BathyscopeError:
         raise
     except (OSError, ValueError, RecursionError) as error:
         raise StorageError(
             f"{path} could not be read ({error})", "a JSON object of labels", '{"resid_post.12/281": "plural subject"}'
         ) from error
-    return found
+    return found, groups

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Final
 
-from bathyscope.circuits.edges import Edge
+from bathyscope.circuits.edges import Edge, site_order
 from bathyscope.circuits.features import Feature
 from bathyscope.circuits.nodes import Node
 from bathyscope.pictures import DOWN, INK, QUIET, UP, Disc, Line, Picture, Words, shade, signed
-from bathyscope.sites import EMBEDDING_LAYER, Site
 
 LEFT, TOP, BOTTOM = 150, 120, 70
 COLUMN, PITCH, GAP = 170, 62, 26
@@ -34,7 +33,7 @@ def circuit_picture(
         positions: what stands at each position.
         captions: a heading, and smaller lines.
     """
-    sites = sorted({one.feature.site for one in nodes}, key=_order)
+    sites = sorted({one.feature.site for one in nodes}, key=site_order)
     column = max(COLUMN, min(2 * COLUMN, (LEAST_WIDTH - 2 * LEFT) / max(1, len(sites))))
     rows = sorted({one.feature.position for one in nodes})
     grouped: dict[tuple[str, int], list[Node]] = {}
@@ -81,11 +80,6 @@ def halves(node: Node) -> dict[str, float]:
     if len(node.by_kind) == 2:
         return dict(sorted(node.by_kind.items(), reverse=True))
     return {"clean": node.clean, "corrupted": node.corrupted}
-
-
-def _order(site: str) -> tuple[int, str]:
-    found = Site.parse(site)
-    return EMBEDDING_LAYER if found.layer is None else found.layer, found.component
 
 
 def _disc(one: Node, at: tuple[float, float], largest: float) -> Disc:

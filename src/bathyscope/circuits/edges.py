@@ -9,6 +9,7 @@ times the metric's gradient by that. All edges into a feature, those of errors i
 effect; all edges out of a feature, with that to the metric, to the feature's.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self
@@ -30,6 +31,19 @@ from bathyscope.starts import Start, read_starts, start_layer
 
 ORDER: Final = ("embed", "resid_pre", "q", "k", "v", "z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
 """Components as a block computes them; where attention and MLP stand side by side, neither depends on the other."""
+
+
+def site_order(site: str) -> tuple[int, int]:
+    """What sites are sorted by: as a model computes them, the embedding first.
+
+    Example:
+        >>> from bathyscope.circuits.edges import site_order
+        >>> sorted(["mlp_out.3", "embed", "resid_post.2", "attn_out.3"], key=site_order)
+        ['embed', 'resid_post.2', 'attn_out.3', 'mlp_out.3']
+    """
+    found = Site.parse(site)
+    place = ORDER.index(found.component) if found.component in ORDER else len(ORDER)
+    return (sys.maxsize if found.layer is None else found.layer), place
 
 
 @dataclass(frozen=True)

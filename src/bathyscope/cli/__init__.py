@@ -16,10 +16,12 @@ from bathyscope.cli import (
     attribute,
     attribute_extraction,
     circuit,
+    circuit_convert,
     circuit_edit,
     circuit_eval,
     circuit_find,
     circuit_label,
+    circuit_show,
     cross_model,
     demo,
     doctor,
@@ -92,10 +94,12 @@ sae.app.command("eval")(sae_eval.command)
 sae.app.command("explain")(sae_explain.command)
 sae.app.command("features")(sae_features.command)
 sae.app.command("train")(sae_train.command)
+circuit.app.command("convert")(circuit_convert.command)
 circuit.app.command("edit")(circuit_edit.command)
 circuit.app.command("eval")(circuit_eval.command)
 circuit.app.command("find")(circuit_find.command)
 circuit.app.command("label")(circuit_label.command)
+circuit.app.command("show")(circuit_show.command)
 app.add_typer(circuit.app, name="circuit")
 app.add_typer(sae.app, name="sae")
 app.add_typer(studies.app, name="study")

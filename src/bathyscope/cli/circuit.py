@@ -17,4 +17,5 @@ def root() -> None:
       bathyscope circuit eval circuit.json --pairs others.jsonl
       bathyscope circuit label circuit.json --text news.txt
       bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.8/281
+      bathyscope circuit show circuit.json --out circuit.html
     """

@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, ClassVar, Final, Literal, Self
+from typing import Any, ClassVar, Final, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 from bathyscope import pages
 from bathyscope.circuits.attribution_graphs.scores import Explained, Shares, explained, most_of
+from bathyscope.errors import StorageError
 from bathyscope.results import Result
 
 Kind = Literal["feature", "error", "token", "position", "sink", "attention bias", "decoder bias", "own bias", "logit"]
@@ -222,7 +223,7 @@ class AttributionGraph(Result):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """The graph that was saved."""
-        return cls(
+        found = cls(
             prompt=data["prompt"],
             tokens=tuple(data["tokens"]),
             nodes=tuple(Node(**node) for node in data["nodes"]),
@@ -230,6 +231,38 @@ class AttributionGraph(Result):
             timing=data["timing"],
             **{name: tensors[name] for name in ("starts", "sources", "weights", "remainder", "mass", "values")},
         )
+        found.check()
+        return found
+
+    def check(self) -> None:
+        """Refuse a file that contradicts itself.
+
+        Raises:
+            StorageError: a node of no kind or position, an edge of no node, or a number that is not finite.
+        """
+        nodes, edges = len(self.nodes), len(self.weights)
+        for node in self.nodes:
+            if node.kind not in get_args(Kind):
+                raise StorageError(f"a node of kind {node.kind!r} was found", f"one of {', '.join(get_args(Kind))}")
+            if node.position is not None and not 0 <= node.position < len(self.tokens):
+                raise StorageError(
+                    f"a node at position {node.position} was found", f"the prompt has {len(self.tokens)} tokens"
+                )
+        shapes = {"starts": (nodes + 1,), "sources": (edges,)} | dict.fromkeys(
+            ("remainder", "mass", "values"), (nodes,)
+        )
+        right = {name: tuple(getattr(self, name).shape) == shape for name, shape in shapes.items()}
+        if all(right.values()):
+            steps = self.starts.diff()
+            right["starts"] = int(self.starts[0]) == 0 and bool((steps >= 0).all()) and int(self.starts[-1]) == edges
+            right["sources"] = bool(((self.sources >= 0) & (self.sources < nodes)).all())
+            right |= {name: bool(getattr(self, name).isfinite().all()) for name in ("weights", "remainder", "mass")}
+        for name, is_right in right.items():
+            if not is_right:
+                raise StorageError(
+                    f"{name} do not fit {nodes} nodes and {edges} weights",
+                    "edges lead from nodes to nodes, and numbers are finite",
+                )
 
     def facts(self) -> dict[str, str]:
         """What was asked and what came out, by name, for people."""

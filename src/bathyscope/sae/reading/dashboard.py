@@ -6,16 +6,14 @@ texts are hostile: they are in JSON in which no `<` is left, and reach the page 
 """
 
 import base64
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
-from html import escape
 from importlib.resources import files
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bathyscope.pages import script_page
 from bathyscope.sae.reading.activity import edge
 from bathyscope.sae.reading.columns import Columns
 from bathyscope.sae.reading.examples import Examples
@@ -35,29 +33,7 @@ def dashboard(columns: Columns, facts: Mapping[str, str]) -> str:
     script, style = (
         files("bathyscope.sae.reading").joinpath(f"dashboard.{kind}").read_text("utf-8") for kind in ("js", "css")
     )
-    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    title = f"bathyscope: latents at {columns.site}"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" content="'
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style}</style></head><body>"
-        "<noscript>This page needs its own script, which is inside it, to be run.</noscript>"
-        f'<script type="application/json" id="data">{embedded_json(page_data(columns, facts))}</script>'
-        f"<script>{script}</script></body></html>\n"
-    )
-
-
-def embedded_json(data: Any) -> str:
-    r"""JSON that can stand inside a script element, whatever text is in it.
-
-    Example:
-        >>> from bathyscope.sae.reading.dashboard import embedded_json
-        >>> embedded_json("</script><!--")
-        '"\\u003c/script>\\u003c!--"'
-    """
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return script_page(f"bathyscope: latents at {columns.site}", style, script, page_data(columns, facts))
 
 
 def packed(values: Tensor) -> list[Any]:

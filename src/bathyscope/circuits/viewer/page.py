@@ -1,0 +1,40 @@
+"""The page of a graph: one HTML file to explore it in. No network.
+
+Its script and style stand beside this file. Tokens and labels are hostile: they are in JSON in which no `<` is left,
+and reach the page as text only.
+"""
+
+from importlib.resources import files
+from typing import Any
+
+from bathyscope.circuits.viewer.view import View
+from bathyscope.pages import script_page
+
+
+def viewer_page(view: View) -> str:
+    """The whole page.
+
+    Args:
+        view: what it shows.
+    """
+    script, style = (
+        files("bathyscope.circuits.viewer").joinpath(f"viewer.{kind}").read_text("utf-8") for kind in ("js", "css")
+    )
+    return script_page(f"bathyscope: {view.captions[0]}", style, script, page_data(view), images=True)
+
+
+def page_data(view: View) -> dict[str, Any]:
+    """What the page's script reads."""
+    layout = view.layout
+    nodes = [
+        {**vars(one), "halves": dict(one.halves), "x": round(x, 1), "y": round(y, 1)}
+        for one, (x, y) in zip(view.nodes, layout.nodes, strict=True)
+    ]
+    return {
+        **vars(view),
+        "nodes": nodes,
+        "columnX": [round(x, 1) for x in layout.columns],
+        "rowY": [round(y, 1) for y in layout.rows],
+        "width": layout.width,
+        "height": layout.height,
+    }
