@@ -98,6 +98,11 @@ class Judge:
             others = {site: Gates(one.features, torch.ones_like(one.error)) for site, one in others.items()}
         return self.judged(len(circuit), found, self.stage.differences(others), seed=seed)
 
+    def faithfulness(self, circuit: Circuit) -> float:
+        """Its faithfulness alone, in one pass instead of two."""
+        found = self.stage.differences(self.stage.gates(circuit))
+        return float((found - self.nothing).mean() / (self.whole - self.nothing).mean())
+
     def judged(self, size: int, found: Tensor, rest: Tensor, *, seed: int = 0) -> Faithfulness:
         """How logit differences of a circuit, and of what is left without it, (pairs,) each, compare."""
         whole, nothing = self.whole, self.nothing

@@ -17,8 +17,8 @@ class AgreementResult(StudyResult):
     """What `agreement` returns: a record a circuit.
 
     A record has its "basis" (latents, coordinates, directions, neurons), the "rule" that chose it, its "errors", and
-    the fields of `circuits.Faithfulness`, on held-out nouns; "train_faithfulness" beside them; "shown" of the one
-    that is `found`.
+    the fields of `circuits.Faithfulness`, on held-out nouns; "train_faithfulness" of those that
+    could be shown, and "shown" of the one that is `found`.
 
     Args:
         found: the circuit that is shown: its features, edges, pairs and coders.

@@ -132,15 +132,12 @@ class Ground:
         return {"basis": self.name, "rule": "all of them", "errors": "ablated", **found.to_dict()}
 
     def record(self, circuit: Circuit, rule: str) -> dict[str, Any]:
-        """How a circuit does on held-out nouns, and its faithfulness on those that it was found on."""
-        found = self.judge.judge(circuit)
-        return {
-            "basis": self.name,
-            "rule": rule,
-            "errors": circuit.errors,
-            **found.to_dict(),
-            "train_faithfulness": self.judge_train.judge(circuit).faithfulness,
-        }
+        """How a circuit does on held-out nouns."""
+        return {"basis": self.name, "rule": rule, "errors": circuit.errors, **self.judge.judge(circuit).to_dict()}
+
+    def train_faithfulness(self, circuit: Circuit) -> float:
+        """On the nouns that it was found on."""
+        return self.judge_train.faithfulness(circuit)
 
 
 def coordinates(model: Model, sites: Sequence[Site]) -> dict[Site | str, Basis]:

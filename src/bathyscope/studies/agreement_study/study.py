@@ -183,6 +183,8 @@ def _chosen(
             sites = ground.train.bases
             circuit = ranked_circuit(ground.attributions, record["size"], sites, errors=choices.errors)
             candidates.append((circuit, record))
+    for one, record in candidates:
+        record["train_faithfulness"] = ground.train_faithfulness(one)
     found = smallest_faithful(candidates, "train_faithfulness")
     found[1]["shown"] = True
     return found
