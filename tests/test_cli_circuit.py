@@ -148,7 +148,7 @@ def test_features_are_taken_out_as_their_attributions_said(bathyscope, folder):
     (row,) = told["rows"]
     moved = told["after"]["logit_difference"] - told["before"]["logit_difference"]
     assert row["measured"] == pytest.approx(moved) and abs(moved) > 0.3
-    assert row["predicted"] == pytest.approx(moved, rel=0.5), "steps of a coarse integral, on other nouns"
+    assert 0.4 < row["predicted"] / moved < 2.5, "other features make up for a part of it"
     assert abs(moved) > 3 * max(map(abs, told["controls"])), "and other latents do not do it"
     table = bathyscope("circuit", "edit", str(folder / "circuit.json"), *asked, "--out", str(folder / "edit.json"))
     assert table.code == 0 and "predicted" in table.out
