@@ -21,7 +21,7 @@ from rich.console import Console
 
 import command_line
 from bathyscope import checks, cli, loading, prompts, results
-from bathyscope.circuits import FindChoices, find_circuit, read_examples
+from bathyscope.circuits import FindChoices, MaskSettings, find_circuit, learned_circuit, read_examples
 from bathyscope.cli import ladders, opening, options, terminal
 from bathyscope.mappings import Affine, Fit, Term, model_identity
 from bathyscope.patchscopes import PatchscopeResult
@@ -491,6 +491,7 @@ def test_every_command_has_examples():
 @pytest.mark.parametrize("example", list(_examples()))
 def test_the_examples_of_the_help_run(bathyscope, tmp_path, monkeypatch, example):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bathyscope.circuits.finding.learned_circuit", _learned_quickly)
     _write_what_examples_name(tmp_path)
     before = set(tmp_path.iterdir())
     done = bathyscope(*shlex.split(example)[1:])
@@ -500,6 +501,10 @@ def test_the_examples_of_the_help_run(bathyscope, tmp_path, monkeypatch, example
     if "--out" in example:
         assert {path.name for path in set(tmp_path.iterdir()) - before} <= {example.split("--out ")[1].split()[0]}
         assert (tmp_path / example.split("--out ")[1].split()[0]).exists()
+
+
+def _learned_quickly(stage, attributions, penalty, _settings, **options):
+    return learned_circuit(stage, attributions, penalty, MaskSettings(candidates=50, steps=2), **options)
 
 
 def _write_what_examples_name(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """What is set in a model's latents, and what came of it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Self
 
 from typing_extensions import override
@@ -99,7 +99,7 @@ class EditResult(Result):
     @override
     def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, Any]) -> Self:
         del tensors
-        names = set(cls.__dataclass_fields__) - {"changes", "controls", "written"}
+        names = {one.name for one in fields(cls)} - {"changes", "controls", "written"}
         lists = {"controls": tuple(data["controls"]), "written": tuple(data["written"])}
         return cls(changes=tuple(data["rows"]), **lists, **{name: data[name] for name in names})
 

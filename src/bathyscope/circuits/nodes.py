@@ -4,7 +4,7 @@ Knows features and the prompts that they are seen in; what a text says of them i
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import torch
@@ -84,7 +84,7 @@ class Node:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """The node that was written."""
-        names = set(cls.__dataclass_fields__) - {"feature", "promotes", "suppresses"}
+        names = {one.name for one in fields(cls)} - {"feature", "promotes", "suppresses"}
         return cls(
             feature=Feature.parse(data["feature"]),
             promotes=tuple(data["promotes"]),

@@ -77,6 +77,7 @@ def _told(
     names = {"size": "nodes", "model": "metric_full", "nothing": "metric_empty", "circuit": "metric_circuit"}
     names |= {"rest": "metric_without"}
     return {
+        "kind": "circuit-evaluation",
         **{names.get(name, name): value for name, value in one.items()},
         "errors": found.circuit.errors,
         "error_nodes": sum(feature.index is None for feature in found.circuit.features),

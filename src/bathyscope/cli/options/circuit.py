@@ -16,7 +16,7 @@ File = Annotated[
     typer.Argument(
         metavar="FILE",
         show_default=False,
-        help="A circuit, as `bathyscope circuit find --out circuit.json` or `bathyscope study agreement` leaves it.",
+        help="A circuit, as `bathyscope circuit find` or `bathyscope study agreement` leaves it in a file.",
     ),
 ]
 PairsFile = Annotated[
