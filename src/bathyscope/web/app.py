@@ -248,7 +248,7 @@ def _prompts() -> Any:
 
 
 def _listed(info: RunInfo) -> dict[str, Any]:
-    source = info.spec.get("source") or {}
+    read = info.spec.get("source") or next(iter((info.spec.get("prompts") or {}).values()), None)
     return {
         "id": info.id,
         "kind": info.kind,
@@ -256,7 +256,7 @@ def _listed(info: RunInfo) -> dict[str, Any]:
         "status": info.status,
         "cells": info.n_cells,
         "done": info.n_done,
-        "text": source.get("prompt") if isinstance(source, Mapping) else None,
+        "text": read.get("prompt") if isinstance(read, Mapping) else None,
         "models": [one.get("name") for one in info.spec.get("models", ()) if isinstance(one, Mapping)],
     }
 

@@ -35,6 +35,11 @@ class Models:
             raise ModelError(f"no model {name[:80]!r} is served", f"there are {known}", "bathyscope serve --model NAME")
         return self._loaded[name]
 
+    def identify(self) -> None:
+        """Read all weights once, since the store names cells by them; otherwise the first question would wait for it."""
+        for model in self._loaded.values():
+            _ = model.fingerprint
+
     def argument(self, name: str | None) -> str | None:
         """What is typed for it; None for the embedded model."""
         return self._arguments.get(name or next(iter(self._loaded), ""))

@@ -51,6 +51,7 @@ class WebServer:
         self._socket = _listen(port)
         self.access = Access(self._socket.getsockname()[1])
         self.worker = Worker()
+        self._models = models
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 make_app(Served(models, store, self.worker, self.access), found, body_seconds=body_seconds),
@@ -73,7 +74,7 @@ class WebServer:
             started: called when requests are answered, to tell people the address.
         """
         self._uvicorn.told = started
-        self.worker.start()
+        self.worker.start(self._models.identify)
         try:
             self._uvicorn.run([self._socket])
         finally:

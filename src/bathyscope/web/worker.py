@@ -87,14 +87,20 @@ class Worker:
         self._thread = threading.Thread(target=self._run, name="bathyscope-models", daemon=True)
         self._current: Job | None = None
         self._ended = False
+        self._first: Callable[[], None] = lambda: None
 
     @property
     def idle(self) -> bool:
         """Whether nothing runs or waits."""
         return self._current is None and self._queue.empty()
 
-    def start(self) -> None:
-        """Begin to work."""
+    def start(self, first: Callable[[], None] = lambda: None) -> None:
+        """Begin to work.
+
+        Args:
+            first: done in the thread before any job.
+        """
+        self._first = first
         self._thread.start()
 
     def submit(self, work: Callable[[Job], None]) -> Job:
@@ -123,6 +129,8 @@ class Worker:
             self._thread.join(seconds)
 
     def _run(self) -> None:
+        with suppress(Exception):  # whatever is wrong, the first question meets it too, and tells it
+            self._first()
         while (job := self._queue.get()) is not None and not self._ended:
             self._current = job
             try:
