@@ -3,6 +3,8 @@
 import contextlib
 import io
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -109,6 +111,17 @@ def test_one_cell_is_asked_by_its_layer_and_token(client: Client):
     cell = client.post("/api/ask", {**question, "at": 2, "layers": "1"}).message("result")["result"]["cells"]
     whole = client.post("/api/ask", question).message("result")["result"]["cells"]
     assert cell == [one for one in whole if (one["source_layer"], one["source_position"]) == (1, 2)]
+
+
+def test_what_cannot_be_seen_is_typed_as_an_escape(client: Client):
+    text = "a\x1b[31m\u202e'b'\\\n\U000e0041"
+    typed = client.post("/api/command", {"question": {"kind": "patchscope", "text": text}}).json()
+    assert typed["shell"].isprintable() and all(line.isprintable() for line in typed["python"].splitlines())
+    bash = shutil.which("bash")
+    if bash is not None:
+        command = [bash, "-c", typed["shell"].replace("bathyscope patchscope", "printf %s", 1).partition(" --")[0]]
+        told = subprocess.run(command, capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"}).stdout
+        assert told.decode() == text
 
 
 def test_capabilities_say_what_can_be_asked(client: Client):

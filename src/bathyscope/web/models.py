@@ -36,7 +36,7 @@ class Models:
         return self._loaded[name]
 
     def identify(self) -> None:
-        """Read all weights once, since the store names cells by them; otherwise the first question would wait for it."""
+        """Read all weights once, which the store names cells by; else the first question would wait for it."""
         for model in self._loaded.values():
             _ = model.fingerprint
 

@@ -96,13 +96,25 @@ class Asked(BaseModel, ABC):
         typed = [part for name, value in options.items() if value is not None for part in _option(name, value)]
         dashed = any(text.startswith("-") for text in texts)
         words = [*typed, "--", *texts] if dashed else [*texts, *typed]
-        return shlex.join(["bathyscope", *self.command.split(), *words])
+        return " ".join(map(_quoted, ["bathyscope", *self.command.split(), *words]))
 
 
 def loading(models: Models, name: str | None) -> str:
     """The line of Python that loads a model."""
     named = models.argument(name)
     return f"model = bathyscope.load({'' if named is None else repr(named)})"
+
+
+def _quoted(word: str) -> str:
+    """A word as a shell reads it; what cannot be seen is written as an escape, so that it can be copied from a page."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = (_escaped(one) if not one.isprintable() or one in "\\'" else one for one in word)
+    return f"$'{''.join(escaped)}'"
+
+
+def _escaped(one: str) -> str:
+    return f"\\{one}" if one in "\\'" else f"\\u{ord(one):04x}" if ord(one) < 0x10000 else f"\\U{ord(one):08x}"
 
 
 def _option(name: str, value: Any) -> list[str]:
