@@ -2,15 +2,21 @@
 
 import contextlib
 import io
+import json
 import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 import bathyscope
 from bathyscope import cli, loading
+from bathyscope.web import page
+from bathyscope.web.assets import Asset
+from bathyscope.web.models import Models
+from bathyscope.web.server import WebServer
 from conftest import tiny_model
 from web_server import PAGE, TEXT, Client, running
 
@@ -185,10 +191,38 @@ def test_runs_are_listed_shown_again_and_deleted(client: Client):
     assert client.ask("POST", f"/api/runs/{run}/again").message("error")
 
 
+def test_a_question_is_answered_by_the_model_that_it_names(tmp_path):
+    models = Models({"one": tiny_model("llama"), "two": tiny_model("gpt2")}, {"two": "gpt2"})
+    with running(tmp_path, models=models) as server:
+        client = Client(server).enter()
+        told = [client.question(model=name).message("result")["result"] for name in ("one", "two")]
+        assert [one["provenance"]["models"][0]["family"] for one in told] == ["llama", "gpt2"]
+        typed = client.post("/api/command", {"question": {"kind": "patchscope", "text": "x", "model": "two"}}).json()
+        assert typed["shell"] == "bathyscope patchscope x --model gpt2"
+
+
+def test_a_port_that_is_taken_is_told(client: Client):
+    with pytest.raises(bathyscope.BathyscopeError, match="--port 0"):
+        WebServer(Models({}), None, port=client.port, files=PAGE)
+
+
 def test_the_page_is_served_whole_and_known_again(client: Client):
     answer = client.get("/")
     assert answer.body == PAGE["/"].body and answer.headers["content-type"] == "text/html; charset=utf-8"
     assert client.ask("GET", "/", headers={"If-None-Match": answer.headers["etag"]}).status == 304
+
+
+def test_a_result_becomes_a_page_that_nothing_in_it_can_end(monkeypatch: pytest.MonkeyPatch):
+    template = '<script type="application/json" id="result">null</script><script>0</script>'
+    monkeypatch.setattr(page, "assets", lambda: {"/export.html": Asset(template.encode(), "text/html", "")})
+    text = "</script><script>alert(1)</script><!-- & \u2028"
+    result = bathyscope.lenses.logit_lens(tiny_model(), text, layer="0")
+    made = page.page(result)
+    assert made.count("<script") == 2 and "<!--" not in made and "\u2028" not in made
+    data = json.loads(made.partition('id="result">')[2].partition("</script>")[0])
+    assert data["text"] == text and data["cells"] == json.loads(json.dumps(result.to_dict()["cells"]))
+    with pytest.raises(bathyscope.BathyscopeError, match="to_html"):
+        page.page(SimpleNamespace(kind="probing"))
 
 
 def test_a_server_without_its_files_says_how_they_are_made(monkeypatch: pytest.MonkeyPatch, tmp_path):

@@ -17,6 +17,7 @@ import pytest
 
 from bathyscope.web.access import Access
 from bathyscope.web.connections import PromptProtocol
+from bathyscope.web.guards import Guard
 from web_server import TEXT, Client, running
 
 EVIL = "http://evil.example"
@@ -203,6 +204,12 @@ def test_a_name_that_was_pointed_here_reaches_nothing(stranger: Client):
     for path in ("/", "/api/health", "/api/capabilities"):
         answer = stranger.ask("GET", path, headers={"Host": f"rebound.example:{stranger.port}"})
         assert answer.status == 421
+
+
+def test_these_tests_can_fail(stranger: Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Guard, "_refusal", lambda *_: None)
+    answer = stranger.ask("GET", "/api/capabilities", headers={"Host": "rebound.example", "Origin": EVIL})
+    assert answer.status == 200
 
 
 def test_without_the_cookie_only_health_answers(stranger: Client):

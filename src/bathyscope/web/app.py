@@ -30,6 +30,7 @@ from bathyscope.web.assets import Asset
 from bathyscope.web.guards import Guard
 from bathyscope.web.limits import BODY_BYTES, BODY_SECONDS, Limits
 from bathyscope.web.models import Models
+from bathyscope.web.page import drawn
 from bathyscope.web.streams import Stream
 from bathyscope.web.worker import BusyError, Job, Worker
 
@@ -174,12 +175,8 @@ async def delete(run: RunId, here: Here) -> dict[str, int]:
 
 def tell_result(job: Job, result: Result) -> None:
     """Tell a whole result, and how long it took, which is no part of it."""
-    found = result.to_dict()
-    timing = found.pop("timing", {})
-    if maps := getattr(result, "maps", None):
-        found["maps"] = [_map(one) for one in maps()]
-    job.tell("result", result=found)
-    job.tell("done", timing=timing)
+    job.tell("result", result=drawn(result))
+    job.tell("done", timing=result.to_dict().get("timing", {}))
 
 
 def make_app(served: Served, files: Mapping[str, Asset], *, body_seconds: float = BODY_SECONDS) -> ASGIApp:
@@ -259,7 +256,3 @@ def _listed(info: RunInfo) -> dict[str, Any]:
         "text": read.get("prompt") if isinstance(read, Mapping) else None,
         "models": [one.get("name") for one in info.spec.get("models", ()) if isinstance(one, Mapping)],
     }
-
-
-def _map(one: Any) -> dict[str, Any]:
-    return {"heading": one.heading, "columns": list(one.columns), "rows": [[*pair] for pair in one.rows.items()]}
