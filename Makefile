@@ -11,7 +11,7 @@ test test-all: export OMP_NUM_THREADS = 1
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-all lint format types check bench bench-sae torture wheel constraints clean
+.PHONY: help demo test test-all test-ui ui lint format types check bench bench-sae torture wheel constraints clean
 
 help:  ## List these commands.
 	@echo "Bathyscope shows what every layer of a language model holds. Start with: make demo"
@@ -28,11 +28,21 @@ demo: $(VENV)/.core  ## Set up and show what every layer of a small model holds.
 
 test: $(VENV)/.dev  ## Set up and run the tests (10 minutes on two cores; fetches no model).
 	@echo "==> pytest, without the slow tests"
-	@$(TESTS) -m "not slow"
+	@$(TESTS) -m "not slow and not browser"
 
 test-all: $(VENV)/.dev  ## Run every test, the slow ones too (under half an hour).
 	@echo "==> pytest, every test"
-	@$(TESTS)
+	@$(TESTS) -m "not browser"
+
+ui: $(VENV)/.dev  ## Build the web app into the package (Node: yours, or the one that comes with the development tools).
+	@$(PY) hatch_build.py
+
+# Chromium is taken from the PATH; a Debian machine without one gets its own, where that is allowed.
+test-ui: ui  ## Run the web app's tests in a real browser; pictures of it go into build/pictures.
+	@command -v chromium >/dev/null || { echo "==> installing chromium"; apt-get install -y chromium; } || { \
+	  echo "Chromium is needed. Try: sudo apt install chromium (Debian, Ubuntu)"; exit 1; }
+	@$(PY) -c 'import playwright' 2>/dev/null || $(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,frames,browser]'
+	@$(PY) -m pytest -m browser tests/test_ui.py tests/test_circuit_viewer.py
 
 lint: $(VENV)/.dev  ## Check style and formatting.
 	$(PY) -m ruff check
@@ -61,11 +71,11 @@ wheel: $(VENV)/.dev  ## Build the wheel into dist/.
 
 # TORCH_PIN=VERSION keeps torch at one version while all else is resolved anew.
 constraints:  ## Resolve every dependency anew and pin what was installed.
-	@echo "==> installing bathyscope[dev,frames] without pins into a new environment"
+	@echo "==> installing bathyscope[dev,frames,browser] without pins into a new environment"
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(PYTHON) -m venv "$$fresh/venv"; \
 	"$$fresh/venv/bin/python" -m pip install --quiet --upgrade pip; \
-	"$$fresh/venv/bin/python" -m pip install --quiet $(if $(TORCH_PIN),"torch==$(TORCH_PIN)") '.[dev,frames]'; \
+	"$$fresh/venv/bin/python" -m pip install --quiet $(if $(TORCH_PIN),"torch==$(TORCH_PIN)") '.[dev,frames,browser]'; \
 	sed -n '/^#/p' constraints.txt > "$$fresh/pins"; \
 	"$$fresh/venv/bin/python" -m pip list --format freeze --exclude pip --exclude bathyscope \
 	  | sed 's/+[a-z0-9.]*$$//' | grep -v -E '^(nvidia-|cuda-|triton==)' | LC_ALL=C sort -f >> "$$fresh/pins"; \
@@ -73,7 +83,7 @@ constraints:  ## Resolve every dependency anew and pin what was installed.
 	@git --no-pager diff --stat -- constraints.txt || true
 
 clean:  ## Remove the environment and everything that was built; the model stays in the cache.
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build ui/node_modules src/bathyscope/web/dist .pytest_cache .ruff_cache .hypothesis
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamps below are newer than the files that they depend on exactly when the environment is right,

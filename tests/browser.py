@@ -19,7 +19,13 @@ from typing import Any
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+
+
+def needs_browser(test):  # type: ignore[no-untyped-def]
+    """For `make test-ui` only, which installs Chromium; skipped where there is none."""
+    return pytest.mark.browser(pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")(test))
+
+
 FLAGS = (
     "--headless",
     "--no-sandbox",

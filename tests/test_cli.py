@@ -487,7 +487,17 @@ def test_every_command_has_examples():
         assert sum(f"{example} ".startswith(f"bathyscope {name} ") for example in named) >= 2, name
 
 
-@pytest.mark.usefixtures("deep")
+@pytest.fixture
+def ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bathyscope serve` prints its address, opens no browser, and is done."""
+    from bathyscope.web import assets, server
+
+    monkeypatch.setattr(assets, "assets", dict)
+    monkeypatch.setattr(server.WebServer, "run", lambda self, started: (started(), self._socket.close()))
+    monkeypatch.setattr(typer, "launch", lambda _address: 0)
+
+
+@pytest.mark.usefixtures("deep", "ends_at_once")
 @pytest.mark.parametrize("example", list(_examples()))
 def test_the_examples_of_the_help_run(bathyscope, tmp_path, monkeypatch, example):
     monkeypatch.chdir(tmp_path)

@@ -203,6 +203,10 @@ SEAMS = {
     "datasets": {"texts"},
     "platformdirs": {"embedded", "store"},
     "sqlite3": {"store"},
+    "fastapi": {"web"},
+    "starlette": {"web"},
+    "uvicorn": {"web"},
+    "pydantic": {"web"},
 }
 """Which modules, or folders, may know which package."""
 

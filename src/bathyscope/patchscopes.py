@@ -13,7 +13,7 @@ import torch
 
 from bathyscope import prompts
 from bathyscope.controls import UNPATCHED, ControlCells, Controls, controls_spec, occurs_in, said
-from bathyscope.engine import Cell, Plan, Read, Stop, collect, plan, run_stored
+from bathyscope.engine import Cell, Listener, Plan, Read, Stop, collect, plan, run_stored
 from bathyscope.engine.plan import MEMORY_BUDGET
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
@@ -115,6 +115,7 @@ def patchscope(  # noqa: PLR0913 (the primitive's parts, and how it is run)
     budget: int = MEMORY_BUDGET,
     progress: Progress | None = None,
     stop: Stop | None = None,
+    listen: Listener | None = None,
 ) -> PatchscopeResult:
     """Let a model say in words what its own, or another model's, representations hold.
 
@@ -129,6 +130,7 @@ def patchscope(  # noqa: PLR0913 (the primitive's parts, and how it is run)
         budget: bytes that one batch may take above the loaded model.
         progress: called with what is done and what there is to do.
         stop: looked at at every decoding step and after every batch.
+        listen: called with the plan and each event of what is computed, such as a cell's first token.
 
     Returns:
         One cell for each representation and target layer.
@@ -151,7 +153,7 @@ def patchscope(  # noqa: PLR0913 (the primitive's parts, and how it is run)
     began = time.perf_counter()
     if store is None:
         found, computed, run = (
-            collect(asked.plan, *models, progress=progress, stop=stop),
+            collect(asked.plan, *models, progress=progress, stop=stop, listen=listen),
             len(asked.cells),
             None,
         )
@@ -164,6 +166,7 @@ def patchscope(  # noqa: PLR0913 (the primitive's parts, and how it is run)
             spec=asked.spec(),
             progress=progress,
             stop=stop,
+            listen=listen,
         )
         found, computed, run = stored.collected, stored.computed, stored.id
     seconds = time.perf_counter() - began
@@ -195,7 +198,7 @@ def patchscope_again(
         spec: the run's spec, as `Store.show` gives it.
         source_model: the first model that the spec names.
         target_model: the second.
-        options: `store`, `budget`, `progress` and `stop` of `patchscope`.
+        options: `store`, `budget`, `progress`, `stop` and `listen` of `patchscope`.
     """
     source, target = spec["source"], spec["target"]
     if target.get("writes"):

@@ -40,6 +40,7 @@ from bathyscope.cli import (
     sae_explain,
     sae_features,
     sae_train,
+    serve,
     steer,
     studies,
     terminal,
@@ -81,6 +82,7 @@ app.command("attribute")(attribute.command)
 app.command("steer")(steer.command)
 app.command("doctor")(doctor.command)
 app.command("models")(models.command)
+app.command("serve")(serve.command)
 app.add_typer(mapping.app, name="mapping")
 studies.app.command("agreement")(agreement.command)
 studies.app.command("attribute-extraction")(attribute_extraction.command)

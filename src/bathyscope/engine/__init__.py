@@ -2,7 +2,7 @@
 
 from bathyscope.engine.cells import Cell, Given, Patch, Read, cell_key
 from bathyscope.engine.collect import Collected, collect
-from bathyscope.engine.events import CancelledError, Event, Finished, FirstToken, Stop, TextGrew
+from bathyscope.engine.events import CancelledError, Event, Finished, FirstToken, Listener, Stop, TextGrew
 from bathyscope.engine.execute import execute
 from bathyscope.engine.partition import PlannedBatch
 from bathyscope.engine.plan import Plan, plan
@@ -16,6 +16,7 @@ __all__ = [
     "Finished",
     "FirstToken",
     "Given",
+    "Listener",
     "Patch",
     "Plan",
     "PlannedBatch",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bathyscope.engine.events import Finished, Stop, watched
+from bathyscope.engine.events import Finished, Listener, Stop, watched
 from bathyscope.engine.execute import execute
 from bathyscope.engine.plan import Plan
 from bathyscope.generation import Progress
@@ -32,6 +32,7 @@ def collect(
     *,
     progress: Progress | None = None,
     stop: Stop | None = None,
+    listen: Listener | None = None,
 ) -> Collected:
     """Carry out a whole plan and gather what it gives.
 
@@ -41,6 +42,7 @@ def collect(
         target: the model that they are written to.
         progress: called with the tokens that are there and those there may be.
         stop: looked at at every decoding step and after every batch.
+        listen: called with the plan and each event of its execution.
 
     Example:
         >>> import bathyscope
@@ -53,7 +55,7 @@ def collect(
     """
     readings: dict[int, Reading] = {}
     representations: dict[int, Tensor | None] = {}
-    for event in watched(execute(plan, source, target, stop=stop), plan, progress):
+    for event in watched(execute(plan, source, target, stop=stop), plan, progress, listen=listen):
         if isinstance(event, Finished):
             cells = plan.batches[event.batch].cells
             readings |= zip(cells, event.readings, strict=True)

@@ -1,6 +1,6 @@
 """What an execution tells while it happens, and how it is stopped."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -64,8 +64,17 @@ class Finished:
 
 Event = FirstToken | TextGrew | Finished
 
+Listener = Callable[[Plan, Event], None]
+"""What is told every event of a plan as it passes: a page that fills in while cells are computed."""
 
-def watched(events: Iterator[Event], plan: Plan, progress: Progress | None, finished: int = 0) -> Iterator[Event]:
+
+def watched(
+    events: Iterator[Event],
+    plan: Plan,
+    progress: Progress | None,
+    finished: int = 0,
+    listen: Listener | None = None,
+) -> Iterator[Event]:
     """Events, told to `progress` as they pass: the tokens that are there, and those there may be.
 
     Args:
@@ -73,6 +82,7 @@ def watched(events: Iterator[Event], plan: Plan, progress: Progress | None, fini
         plan: its plan.
         progress: what is told, or None.
         finished: tokens that were there before.
+        listen: what is told the events themselves, or None.
     """
     n_tokens = sum(tokens_of(cell) for cell in plan.cells)
     under_way = 0
@@ -85,6 +95,8 @@ def watched(events: Iterator[Event], plan: Plan, progress: Progress | None, fini
             under_way += 1
         if progress is not None:
             progress(min(finished + under_way, n_tokens), n_tokens)
+        if listen is not None:
+            listen(plan, event)
         yield event
 
 

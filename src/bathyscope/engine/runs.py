@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 
 from bathyscope.engine.cells import stored_spec
 from bathyscope.engine.collect import Collected
-from bathyscope.engine.events import Finished, Stop, tokens_of, watched
+from bathyscope.engine.events import Finished, Listener, Stop, tokens_of, watched
 from bathyscope.engine.execute import execute
 from bathyscope.engine.plan import Plan
 from bathyscope.errors import StorageError
@@ -47,6 +47,7 @@ def run_stored(  # noqa: PLR0913 (what a run consists of)
     keep_representations: bool = True,
     progress: Progress | None = None,
     stop: Stop | None = None,
+    listen: Listener | None = None,
 ) -> StoredRun:
     """Carry out what a store lacks of a plan.
 
@@ -61,6 +62,7 @@ def run_stored(  # noqa: PLR0913 (what a run consists of)
             is missing from what is found again.
         progress: called with the tokens that are there and those there may be.
         stop: looked at at every decoding step and after every batch.
+        listen: called with the plan and each event of what is computed now.
 
     Raises:
         CancelledError: `stop` said so; what is stored is kept, and the same call goes on from there.
@@ -77,7 +79,7 @@ def run_stored(  # noqa: PLR0913 (what a run consists of)
         lacking = [cell for batch in pending for cell in plan.batches[batch].cells]
         there = sum(map(tokens_of, plan.cells)) - sum(tokens_of(plan.cells[cell]) for cell in lacking)
         events = execute(plan, source, target, batches=pending, stop=stop)
-        for event in watched(events, plan, progress, there):
+        for event in watched(events, plan, progress, there, listen):
             if not isinstance(event, Finished):
                 continue
             missing = set(store.missing(run, event.batch))

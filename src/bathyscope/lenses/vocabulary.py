@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TypedDict, Unpack
 
 from bathyscope import prompts
-from bathyscope.engine import Plan, Stop
+from bathyscope.engine import Listener, Plan, Stop
 from bathyscope.engine.plan import MEMORY_BUDGET
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
@@ -35,6 +35,7 @@ class LensOptions(TypedDict, total=False):
         progress: called with what is done and what there is to do.
         stop: looked at after every batch.
         planned: called with the plan before it is carried out.
+        listen: called with the plan and each event of what is computed.
     """
 
     position: Position
@@ -45,6 +46,7 @@ class LensOptions(TypedDict, total=False):
     progress: Progress | None
     stop: Stop | None
     planned: Callable[[Plan], None] | None
+    listen: Listener | None
 
 
 def logit_lens(model: Model, text: Prompt, **options: Unpack[LensOptions]) -> LensResult:
@@ -209,6 +211,7 @@ def looked(
         budget=budget,
         progress=options.get("progress"),
         stop=options.get("stop"),
+        listen=options.get("listen"),
     )
 
 

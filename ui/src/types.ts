@@ -1,0 +1,98 @@
+// What the server tells, as far as pages read it.
+
+export interface Candidate {
+  id: number;
+  token: string;
+  probability: number;
+}
+
+export interface Reading {
+  text: string;
+  candidates: Candidate[];
+  values: Record<string, number>;
+}
+
+export interface Failure {
+  message: string;
+  given: string;
+  expected: string;
+  remedy: string;
+}
+
+export type Message =
+  | { event: "queued"; ahead: number }
+  | { event: "started" | "cancelled" }
+  | { event: "plan"; tokens: string[]; cells: [number, number, number | null][] }
+  | { event: "texts"; texts: Record<string, string> }
+  | { event: "cells"; cells: [number, Reading][] }
+  | { event: "result"; result: Result }
+  | { event: "done"; timing: Record<string, number> }
+  | { event: "error"; error: Failure };
+
+export interface PatchscopeCell extends Reading {
+  source_layer: number;
+  source_position: number;
+  source_token: string;
+  target_layer: number;
+}
+
+export interface Control extends Reading {
+  control: string;
+  source_layer: number | null;
+  source_position: number | null;
+  target_layer: number | null;
+  instead: string | null;
+}
+
+export interface LensCell extends Reading {
+  layer: number;
+  position: number;
+  token: string;
+}
+
+export interface SignedMap {
+  heading: string;
+  columns: string[];
+  rows: [string, (number | null)[]][];
+}
+
+interface Provenance {
+  models: { model: string; n_layers: number }[];
+  spec: Record<string, any>;
+  created: string;
+}
+
+export type Result = { provenance: Provenance; run?: string | null } & (
+  | { kind: "patchscope"; cells: PatchscopeCell[]; unpatched: string | null; controls: Control[] }
+  | { kind: "lens"; lens: string; text: string; cells: LensCell[] }
+  | {
+      kind: "causal";
+      method: string;
+      effect: string;
+      prompts: Record<string, string>;
+      values: Record<string, number>;
+      notes: string[];
+      maps: SignedMap[];
+    }
+);
+
+export interface Capabilities {
+  version: string;
+  models: { name: string; n_layers: number; d_model: number; dtype: string }[];
+  prompts: Record<string, { text: string; placeholder: string }>;
+  controls: string[];
+  lenses: string[];
+}
+
+export interface Run {
+  id: string;
+  kind: string;
+  created: string;
+  status: "complete" | "incomplete";
+  cells: number;
+  done: number;
+  text: string | null;
+  models: string[];
+}
+
+export type Question = { kind: string } & Record<string, string | number | string[]>;
