@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import command_line
 from bathyscope.circuits import AttributionGraph, CircuitResult, Feature, check_graph_json, open_circuit
 from bathyscope.circuits import attribution_graphs as graphs
-from bathyscope.circuits.circuit_result import read_labels, read_words
+from bathyscope.circuits.own_labels import read_labels, read_words
 from bathyscope.circuits.viewer import View, graph_view, still_picture, to_dot, viewer_page
 from bathyscope.circuits.viewer.layout import placed
 from bathyscope.errors import StorageError

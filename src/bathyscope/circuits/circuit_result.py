@@ -3,7 +3,6 @@
 A file of it is all that `circuit eval`, `label`, `show`, `edit` and `convert` need, beside the model and the coders.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,10 +16,11 @@ from bathyscope.circuits.drawing import circuit_picture
 from bathyscope.circuits.edges import Edge, site_order
 from bathyscope.circuits.features import Feature
 from bathyscope.circuits.nodes import Node
+from bathyscope.circuits.own_labels import labels_file, read_labels
 from bathyscope.circuits.public_graph import circuit_graph_json
 from bathyscope.circuits.viewer.page import viewer_page
 from bathyscope.circuits.viewer.view import View, circuit_view
-from bathyscope.errors import BathyscopeError, StorageError, UsageError
+from bathyscope.errors import StorageError, UsageError
 from bathyscope.pages import Record, table_of
 from bathyscope.pictures import Picture
 from bathyscope.results import Result
@@ -256,40 +256,3 @@ def open_circuit(path: str | Path) -> CircuitResult:
         )
     labels = labels_file(path)
     return circuit.named(read_labels(labels)) if labels.exists() else circuit
-
-
-def labels_file(path: Path) -> Path:
-    """Where a person's own labels of a circuit's file lie."""
-    return path.with_name(f"{path.stem}.labels.json")
-
-
-def read_labels(path: Path) -> dict[str, str]:
-    """A person's own labels, by feature.
-
-    Raises:
-        StorageError: it cannot be read, or is something else.
-    """
-    return read_words(path)[0]
-
-
-def read_words(path: Path) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """A person's own labels, by feature, and their groups of features, by name, where the file has "groups".
-
-    Raises:
-        StorageError: it cannot be read, or is something else.
-    """
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        groups = found.pop("groups", {}) if isinstance(found, dict) else {}
-        if not isinstance(found, dict) or not all(isinstance(one, str) for one in found.values()):
-            raise ValueError("it is no JSON object of texts")
-        named = groups.values() if isinstance(groups, dict) else [None]
-        if not all(isinstance(one, list) and all(isinstance(key, str) for key in one) for one in named):
-            raise ValueError("its groups are no lists of features")
-    except BathyscopeError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise StorageError(
-            f"{path} could not be read ({error})", "a JSON object of labels", '{"resid_post.12/281": "plural subject"}'
-        ) from error
-    return found, groups

@@ -13,8 +13,6 @@ from torch import Tensor
 from bathyscope.files import write_atomically
 from bathyscope.store import cell_key
 
-Record = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class Kept:
@@ -53,7 +51,7 @@ class Kept:
             write_atomically(path, save({"value": made.contiguous()}))
         return made
 
-    def record(self, name: str, make: Callable[[], Record]) -> Record:
+    def record(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """As `tensor`, for JSON values."""
         path = self._path(f"{name}.json")
         if path is not None:

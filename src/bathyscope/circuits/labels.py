@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from bathyscope.circuits.circuit_result import CircuitResult
 from bathyscope.circuits.finding import Say
-from bathyscope.circuits.kept import Kept, Record
+from bathyscope.circuits.kept import Kept
 from bathyscope.circuits.nodes import Node
 from bathyscope.circuits.placing import coder_site
 from bathyscope.engine import CancelledError, Stop
@@ -102,7 +102,7 @@ def label_circuit(  # noqa: PLR0913 (what is labelled, with what, and how it is 
         "seed": seed,
     }
     reader = _Reader(model, texts, asked, say or (lambda _: None), stop or Stop())
-    readings: dict[str, Record] = {}
+    readings: dict[str, dict[str, Any]] = {}
     for site, (coder, latents) in _wanted(model, result, coders).items():
         own = {**model.provenance(), "fingerprint": model.fingerprint}
         parts = Kept(kept, {**asked, "model": own, "coder": coder.fingerprint, "latents": latents})
@@ -131,7 +131,7 @@ class _Reader:
     say: Say
     stop: Stop
 
-    def read(self, coder: SparseCoder, latents: list[int]) -> Record:
+    def read(self, coder: SparseCoder, latents: list[int]) -> dict[str, Any]:
         """What the text says of some latents of one site, by number."""
         asked = self.asked
         found = read_latents(
@@ -192,16 +192,16 @@ def _site(model: Model, result: CircuitResult, coder: SparseCoder) -> str:
         raise UsageError(error.given, error.expected, f"the model that the circuit was found in: {name}") from error
 
 
-def _labelled(node: Node, readings: Record) -> Node:
+def _labelled(node: Node, readings: dict[str, Any]) -> Node:
     reading = readings.get(str(node.feature.index))
     if reading is None:
         return node
     return replace(node, reading=reading, label=node.label if node.has_own_label else reading["label"])
 
 
-def _reading(read: LatentReading) -> Record:
+def _reading(read: LatentReading) -> dict[str, Any]:
     """What a node keeps of a latent, as JSON values."""
-    found: Record = {"label": read.label, "label_from": read.label_from, "density": read.density}
+    found: dict[str, Any] = {"label": read.label, "label_from": read.label_from, "density": read.density}
     if read.rule is not None:
         held_out = read.rule.held_out
         found |= {"rule": read.rule_words, "precision": held_out.precision, "recall": held_out.recall}
@@ -214,5 +214,5 @@ def _reading(read: LatentReading) -> Record:
     return {**found, "description": read.description and _described(read.description)}
 
 
-def _described(one: Description) -> Record:
+def _described(one: Description) -> dict[str, Any]:
     return {**asdict(one), "says_something": one.says_something}

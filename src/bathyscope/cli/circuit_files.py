@@ -44,7 +44,7 @@ def read(path: Path, labels: Path | None = None, slug: str | None = None) -> Gra
     Raises:
         UsageError: it cannot be read, is of something else, or contradicts itself.
     """
-    from bathyscope.circuits.circuit_result import labels_file, read_words
+    from bathyscope.circuits.own_labels import labels_file, read_words
 
     with choices.refusing():
         data = _json(path)

@@ -39,7 +39,7 @@ def labels(path: Path) -> dict[str, str]:
     Raises:
         UsageError: the file cannot be read, or is something else.
     """
-    from bathyscope.circuits.circuit_result import read_labels
+    from bathyscope.circuits.own_labels import read_labels
 
     with choices.refusing():
         return read_labels(path)

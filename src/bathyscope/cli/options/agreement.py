@@ -90,8 +90,7 @@ Errors = Annotated[
         "--errors",
         metavar="ablated|nodes|kept",
         callback=readable,
-        help="Whether what no latent explains is ablated in learned and shown circuits, counts as a feature, or is "
-        "kept: --errors nodes.",
+        help="Whether what no latent explains is ablated in circuits, counts as a feature, or is kept: --errors nodes.",
         rich_help_panel=CIRCUITS,
     ),
 ]
@@ -121,7 +120,7 @@ Penalties = Annotated[
         "--penalties",
         metavar="X,X",
         callback=readable,
-        help="Penalties of the learned masks, one mask each, such as --penalties 0.1,1.",
+        help="Penalties of the learned masks, one mask each, such as --penalties 0.1,1; none learns none.",
         rich_help_panel=CIRCUITS,
     ),
 ]

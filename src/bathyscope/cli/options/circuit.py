@@ -83,26 +83,6 @@ Nodes = Annotated[
         rich_help_panel=CIRCUITS,
     ),
 ]
-Errors = Annotated[
-    str,
-    typer.Option(
-        "--errors",
-        metavar="nodes|ablated|kept",
-        callback=readable,
-        help="Whether what no latent explains counts as a feature, is ablated, or is kept: --errors ablated.",
-        rich_help_panel=CIRCUITS,
-    ),
-]
-Penalties = Annotated[
-    str,
-    typer.Option(
-        "--penalties",
-        metavar="X,X",
-        callback=readable,
-        help="Penalties of the learned masks, one mask each, such as --penalties 0.3,1; none learns none.",
-        rich_help_panel=CIRCUITS,
-    ),
-]
 Method = Annotated[
     str,
     typer.Option(
