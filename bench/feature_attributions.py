@@ -45,7 +45,8 @@ def main() -> None:
     sites = [Site(name, layer) for layer in parse_layers(asked.blocks, model.n_layers) for name in COMPONENTS]
     bases = {site: Latents(drawn(model, examples, site, seed)) for seed, site in enumerate(sites)}
     began = time.perf_counter()
-    ours = feature_attributions(model, examples, bases, steps=asked.steps)
+    ours = feature_attributions(examples, bases, steps=asked.steps)
+    every = {site: ours.pairs(site) for site in bases}
     seconds = {"this project": time.perf_counter() - began}
     largest = scale = 0.0
     for name, frozen in (("as published", False), ("parameters frozen", True)):
@@ -53,7 +54,7 @@ def main() -> None:
         began = time.perf_counter()
         for number, (site, basis) in enumerate(bases.items()):
             found = by_module(model, examples, site, basis.coder, asked.steps)
-            largest = max(largest, float((found - ours.by_site[site]).abs().max()))
+            largest = max(largest, float((found - every[site]).abs().max()))
             scale = max(scale, float(found.abs().max()))
             print(f"{name}, {site}: {number + 1} of {len(bases)}", file=sys.stderr)
         seconds[name] = time.perf_counter() - began

@@ -9,7 +9,7 @@ import torch
 
 import command_line
 from agreement_model import SITES, agreement_model, coders
-from bathyscope.circuits import CircuitResult, open_circuit
+from bathyscope.circuits import CircuitResult, FindChoices, open_circuit
 from bathyscope.circuits.nodes import told_apart
 from bathyscope.errors import StorageError, UsageError
 from bathyscope.model import Model
@@ -21,7 +21,8 @@ from bathyscope.studies.agreement_study.items import Items
 bathyscope, home = command_line.bathyscope, command_line.home
 """The fixtures that are used here."""
 
-CHOICES = AgreementChoices(case="nounpp", train=64, held_out=48, sizes=(5, 20, 60), penalties=(0.1,), steps=8)
+FIND = FindChoices(errors="ablated", sizes=(5, 20, 60), penalties=(0.1,), effects=50)
+CHOICES = AgreementChoices(case="nounpp", train=64, held_out=48, find=FIND)
 
 
 def placed() -> dict[Path, SparseCoder]:
@@ -82,7 +83,7 @@ def test_its_controls_do_less():
 
 def test_errors_as_nodes_and_as_kept_stand_beside():
     for errors in ("ablated", "nodes", "kept"):
-        assert len(records(basis="latents", rule="largest attributions", errors=errors)) == len(CHOICES.sizes)
+        assert len(records(basis="latents", rule="largest attributions", errors=errors)) == len(FIND.sizes)
     (ceiling,) = records(rule="all of them")
     assert ceiling["size"] == 2 * 256 * len(found().found.positions)
 
@@ -91,6 +92,8 @@ def test_effects_add_up_and_one_gradient_is_shown_beside():
     for one in found().found.sums:
         assert abs(one["gap"]) < 0.02, one
         assert one["one_gradient"] != pytest.approx(1, abs=0.005)
+        assert one["gap_q10"] <= one["gap_q50"] <= one["gap_q90"] and abs(one["gap_q50"]) < 0.05
+        assert one["effects"] == 50 and one["rank_correlation"] > 0.5 and 0 <= one["near"] <= 1
         assert 0 <= abs(one["error_share"]) < 1
 
 
@@ -155,7 +158,7 @@ def test_telling_apart_counts_pairs():
         (lambda: agreement(agreement_model(), {}), "no coder"),
         (lambda: agreement(agreement_model(), {**placed(), Path("again"): coders()[0]}), "two coders"),
         (lambda: AgreementChoices(case="verbs"), "case='verbs'"),  # type: ignore[arg-type]
-        (lambda: AgreementChoices(sizes=(0,)), "sizes from 1"),
+        (lambda: FindChoices(sizes=(0,)), "sizes from 1"),
         (lambda: Items.of(agreement_model(), "nounpp", 10, 48, 0), "a multiple of 4"),
         (lambda: Items.of(agreement_model(), "simple", 4000, 48, 0), "can be asked"),
     ],
@@ -236,7 +239,7 @@ def test_coders_are_trained_where_there_are_none(bathyscope, folder):
     ("typed", "message"),
     [
         (("--case", "verbs"), "it is one of simple"),
-        (("--errors", "some"), "it is one of ablated"),
+        (("--errors", "some"), "it is one of nodes"),
         (("--sizes", "five"), "numbers with commas"),
         (("--train", "10"), "a multiple of 4"),
         (("--sites", "resid_post.1"), "has coders of"),

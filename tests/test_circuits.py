@@ -19,7 +19,6 @@ from bathyscope.circuits import (
     MaskSettings,
     Stage,
     Units,
-    attributions_in,
     feature_attributions,
     feature_edges,
     feature_effects,
@@ -27,6 +26,8 @@ from bathyscope.circuits import (
     mean_parts,
     ranked_circuit,
 )
+from bathyscope.circuits.attributions import Baseline
+from bathyscope.circuits.sums import site_sums
 from bathyscope.errors import UsageError
 from bathyscope.interventions import Replace, Write
 from bathyscope.model import Model
@@ -165,9 +166,9 @@ def test_effects_are_those_of_small_steps_along_each_feature(name: str):
         "embed": Directions(torch.eye(model.d_model)[:3].double()),
     }.items():
         site = Site.parse(text)
-        found = feature_attributions(model, examples, {site: basis}, steps=2)
-        missed = (found.by_site[site].double() - slow_effects(model, examples, site, basis, 2)).abs().max()
-        assert float(missed) < 1e-3 * float(found.by_site[site].abs().max()), text
+        found = feature_attributions(examples, {site: basis}, steps=2)
+        missed = (found.pairs(site).double() - slow_effects(model, examples, site, basis, 2)).abs().max()
+        assert float(missed) < 1e-3 * float(found.pairs(site).abs().max()), text
 
 
 def test_4_effects_of_a_full_cut_add_up_and_5_those_of_others_do_not(model: Model, family: TinyFamily):
@@ -177,23 +178,31 @@ def test_4_effects_of_a_full_cut_add_up_and_5_those_of_others_do_not(model: Mode
     bases = coders(model)
     gaps = []
     for steps in (2, 32):
-        found = feature_attributions(model, examples, bases, steps=steps)
-        gaps.append([float((found.sums(Site.parse(s)) - found.totals).abs().mean()) for s in SITES])
-    scale = float(found.totals.abs().mean())
+        found = feature_attributions(examples, bases, steps=steps)
+        gaps.append([float((found.sums(one) - found.totals[one]).abs().mean()) for one in found.sites])
+    whole = found.totals[Site.parse(SITES[0])]
+    scale = float(whole.abs().mean())
+    plain = [[run(model, rows).logits[0][-1] for rows in (one.clean, one.corrupted)] for one in examples.pairs]
+    wanted = [float((one - other)[ANSWER] - (one - other)[WRONG]) for one, other in plain]
+    assert whole.tolist() == pytest.approx(wanted, abs=1e-3 * max(map(abs, wanted)) + 1e-4)
     assert max(gaps[1]) < 0.02 * scale and sum(gaps[1]) <= sum(gaps[0]) + 1e-3 * scale
     site = Site("z", 1)
-    partly = feature_attributions(model, examples, {site: Units(width_of(model, site))}, steps=32)
-    assert float((partly.sums(site) - partly.totals).abs().mean()) > 0.05 * scale
+    partly = feature_attributions(examples, {site: Units(width_of(model, site))}, steps=32)
+    assert float((partly.sums(site) - whole).abs().mean()) > 0.05 * scale
+    assert float((partly.sums(site) - partly.totals[site]).abs().mean()) < 0.02 * scale, "its own total, it closes"
 
 
 def test_one_gradient_serves_every_basis(llama: Model):
     examples, bases = examples_of(llama), coders(llama)
     units: dict[Site | str, Basis] = {site: Units(llama.d_model) for site in SITES}
-    known = feature_attributions(llama, examples, units)
-    for site, found in feature_attributions(llama, examples, bases).by_site.items():
-        assert torch.allclose(attributions_in(llama, known, bases).by_site[site], found, atol=1e-5)
+    known = feature_attributions(examples, units)
+    wanted = feature_attributions(examples, bases)
+    for site in wanted.sites:
+        assert torch.allclose(known.in_bases(bases).pairs(site), wanted.pairs(site), atol=1e-5)
     with pytest.raises(UsageError, match="gradients are known at"):
-        attributions_in(llama, known, {"resid_post.3": Units(llama.d_model)})
+        known.in_bases({"resid_post.3": Units(llama.d_model)})
+    with pytest.raises(UsageError, match="compare with zero"):
+        feature_attributions(examples, bases, baseline="zero").in_bases(units)
 
 
 def test_6_where_all_that_follows_is_linear_attributions_are_effects():
@@ -201,10 +210,10 @@ def test_6_where_all_that_follows_is_linear_attributions_are_effects():
     model = precise("opt_post_norm")
     site = Site("resid_post", model.n_layers - 1)
     examples, bases = examples_of(model), {site: Latents(random_coder(model.d_model, n_latents=20, k=4))}
-    integrated = feature_attributions(model, examples, bases, steps=3)
-    gradient = feature_attributions(model, examples, bases, method="attribution-patching")
-    assert torch.allclose(integrated.by_site[site], gradient.by_site[site], atol=1e-8)
-    compared = feature_effects(model, examples, integrated, [one for one, _ in integrated.top(15)])
+    integrated = feature_attributions(examples, bases, steps=3)
+    gradient = feature_attributions(examples, bases, method="attribution-patching")
+    assert torch.allclose(integrated.pairs(site), gradient.pairs(site), atol=1e-8)
+    compared = feature_effects(integrated, [one for one, _ in integrated.top(15)])
     assert compared.effects == pytest.approx(compared.attributions, abs=1e-6)
     assert compared.rank_correlation == pytest.approx(1) and max(map(abs, compared.effects)) > 1e-2
 
@@ -214,27 +223,28 @@ def test_8_the_other_way_round_with_the_answers_swapped_is_the_same(llama: Model
     swapped = [pair(llama, one.corrupted.ids, one.clean.ids, LogitDiff(WRONG, ANSWER)) for one in examples.pairs]
     bases = {"resid_post.1": Latents(random_coder(llama.d_model))}
     site = Site("resid_post", 1)
-    one, other = (feature_attributions(llama, some, bases) for some in (examples, Examples(llama, swapped)))
-    assert torch.allclose(one.by_site[site], other.by_site[site], atol=1e-5) and one.by_site[site].abs().max() > 1e-3
+    one, other = (feature_attributions(some, bases) for some in (examples, Examples(llama, swapped)))
+    assert torch.allclose(one.pairs(site), other.pairs(site), atol=1e-5) and one.pairs(site).abs().max() > 1e-3
 
 
 def test_9_the_number_of_pairs_together_changes_nothing(llama: Model, monkeypatch: pytest.MonkeyPatch):
     examples, bases = examples_of(llama, 8), coders(llama)
-    whole = feature_attributions(llama, examples, bases)
+    whole = feature_attributions(examples, bases)
     monkeypatch.setattr("bathyscope.circuits.runs.GRAPH_ROWS", 3)
     monkeypatch.setattr("bathyscope.circuits.runs.ROWS", 3)
-    again = feature_attributions(llama, examples, bases)
-    for site in whole.by_site:
-        assert torch.allclose(whole.by_site[site], again.by_site[site], atol=1e-5)
-    alone = feature_attributions(llama, examples.part([5]), bases)
-    assert torch.allclose(alone.by_site[site][0], whole.by_site[site][5], atol=1e-5)
+    monkeypatch.setattr("bathyscope.circuits.ends.ROWS", 3)
+    again = feature_attributions(examples, bases)
+    for site in whole.sites:
+        assert torch.allclose(whole.pairs(site), again.pairs(site), atol=1e-5)
+    alone = feature_attributions(examples.part([5]), bases)
+    assert torch.allclose(alone.pairs(site)[0], whole.pairs(site)[5], atol=1e-5)
 
 
 def test_10_what_does_not_change_has_no_effect(llama: Model):
     examples, bases = examples_of(llama), coders(llama)
-    found = feature_attributions(llama, examples, bases)
-    for site, effects in found.by_site.items():
-        assert not effects[:, 0].any(), "the first token is the same in both runs"
+    found = feature_attributions(examples, bases)
+    for site in found.sites:
+        assert not found.pairs(site)[:, 0].any(), "the first token is the same in both runs"
         silent = (bases[str(site)].split(capture(llama, examples.clean, [site])[site][0]).features == 0).all()
         assert not silent
     assert all(one.position > 0 for one, _ in found.top(10_000))
@@ -243,9 +253,9 @@ def test_10_what_does_not_change_has_no_effect(llama: Model):
 def test_effects_are_plain_runs(llama: Model):
     examples, site = examples_of(llama), Site("resid_post", 1)
     basis = Latents(random_coder(llama.d_model))
-    effects = feature_attributions(llama, examples, {site: basis})
+    effects = feature_attributions(examples, {site: basis})
     chosen = [one for one, _ in effects.top(4)] + [Feature(str(site), 2, None)]
-    found = feature_effects(llama, examples, effects, chosen)
+    found = feature_effects(effects, chosen)
     for one, effect in zip(chosen, found.effects, strict=True):
         wanted = []
         for each in examples.pairs:
@@ -260,6 +270,69 @@ def test_effects_are_plain_runs(llama: Model):
         assert effect == pytest.approx(sum(wanted) / len(wanted), abs=1e-4)
 
 
+@pytest.mark.parametrize("baseline", ["corrupted", "mean", "zero"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neox"])
+def test_attributions_add_up_to_what_the_baseline_does(name: str, baseline: Baseline):
+    """At any site, their sum is the clean run's logit difference less that with the baseline in the site's place."""
+    model = precise(name)
+    examples = examples_of(model)
+    bases: dict[Site | str, Basis] = {
+        **coders(model),
+        "mlp_out.1": Latents(random_coder(model.d_model, n_latents=30, k=4)),
+        "z.1": Units(width_of(model, Site.parse("z.1")), size=model.architecture.d_head),
+    }
+    found = feature_attributions(examples, bases, baseline=baseline, steps=64)
+    for site in found.sites:
+        basis = found.basis(site)
+        clean, corrupted = (capture(model, rows, [site])[site] for rows in (examples.clean, examples.corrupted))
+        whole = torch.stack(list(corrupted)).flatten(2)
+        there = {
+            "corrupted": whole,
+            "mean": basis.joined(basis.split(whole).mean()).expand_as(whole),
+            "zero": torch.zeros_like(whole) + basis.constant,
+        }[baseline]
+        ends = [torch.stack(list(clean)).flatten(2), there]
+        wanted = [
+            difference(model, one.clean, site, own) - difference(model, one.clean, site, other)
+            for one, own, other in zip(examples.pairs, *ends, strict=True)
+        ]
+        assert found.totals[site].tolist() == pytest.approx(wanted, abs=1e-4)
+        missed = (found.sums(site) - torch.tensor(wanted, dtype=torch.float64)).abs()
+        assert float(missed.mean()) < 0.02 * max(map(abs, wanted)) + 1e-4, site
+
+
+@pytest.mark.parametrize("baseline", ["mean", "zero"])
+def test_effects_and_edges_compare_with_the_same_baseline(baseline: Baseline):
+    """Where all that follows is linear, attribution, effect and edge are the same number."""
+    model = precise("opt_post_norm")
+    site = Site("resid_post", model.n_layers - 1)
+    bases = {site: Latents(random_coder(model.d_model, n_latents=20, k=4))}
+    found = feature_attributions(examples_of(model), bases, baseline=baseline, steps=2)
+    chosen = [one for one, _ in found.top(15)] + [Feature(str(site), 4, None)]
+    compared = feature_effects(found, chosen)
+    assert compared.effects == pytest.approx(compared.attributions, abs=1e-6)
+    weights = {edge.source: edge.weight for edge in feature_edges(found, chosen)}
+    assert [weights[one] for one in chosen] == pytest.approx(compared.effects, abs=1e-6)
+    plain = feature_attributions(examples_of(model), bases, steps=2)
+    assert not torch.allclose(plain.pairs(site), found.pairs(site), atol=1e-3), "of a pair, another baseline says more"
+
+
+def test_11_ranks_of_attributions_and_effects_stand_beside_each_sum(llama: Model):
+    found = feature_attributions(examples_of(llama), coders(llama))
+    (first, second) = site_sums(found, effects=12)
+    compared = feature_effects(found, [one for one, _ in found.top(12, [Site.parse(SITES[1])])])
+    sizes = [sorted(map(abs, ones)) for ones in (compared.attributions, compared.effects)]
+    ranks = [
+        [ones.index(abs(one)) for one in values]
+        for ones, values in zip(sizes, (compared.attributions, compared.effects), strict=True)
+    ]
+    wanted = float(torch.corrcoef(torch.tensor(ranks, dtype=torch.float64))[0, 1])
+    assert second["effects"] == 12 and second["rank_correlation"] == pytest.approx(wanted)
+    close = [abs(a - e) <= 0.2 * abs(e) for a, e in zip(compared.attributions, compared.effects, strict=True)]
+    assert second["near"] == pytest.approx(sum(close) / 12) and 0 <= first["near"] <= 1
+    assert "effects" not in next(iter(site_sums(found)))
+
+
 # Edges
 
 
@@ -270,9 +343,9 @@ def test_7_edges_add_up_at_both_ends(name: str):
     examples = examples_of(model, 2)
     texts = ("resid_post.0", "attn_out.1", "mlp_out.1", "resid_post.1", "resid_post.2")
     bases = {text: Latents(random_coder(model.d_model, n_latents=10, k=4, seed=n)) for n, text in enumerate(texts)}
-    effects = feature_attributions(model, examples, bases, method="attribution-patching")
+    effects = feature_attributions(examples, bases, method="attribution-patching")
     features = sorted(everything(bases, examples.length).features, key=str)
-    found = feature_edges(model, examples, effects, features)
+    found = feature_edges(effects, features)
     out = {one: 0.0 for one in features}
     into = {one: 0.0 for one in features}
     for edge in found:
@@ -296,7 +369,7 @@ def test_7_edges_add_up_at_both_ends(name: str):
 
 def slope_along(model: Model, examples: Examples, effects, one: Feature, cut: Site, change) -> float:
     """How a feature, times the metric's gradient by it, changes as the cut below goes from clean to corrupted."""
-    site, basis = Site.parse(one.site), effects.bases[Site.parse(one.site)]
+    site, basis = Site.parse(one.site), effects.basis(Site.parse(one.site))
     total = 0.0
     for number, pair_ in enumerate(examples.pairs):
         clean, corrupted = change[0][number], change[1][number]
@@ -319,7 +392,7 @@ def slope_along(model: Model, examples: Examples, effects, one: Feature, cut: Si
 
 def test_2_everything_is_the_model_and_nothing_is_nothing(model: Model, family: TinyFamily):
     examples, bases = examples_of(model), coders(model)
-    stage = Stage.of(model, examples, bases)
+    stage = Stage.of(examples, bases)
     judge = Judge.of(stage)
     plain = [run(model, one.clean).logits[0][-1] for one in examples.pairs]
     wanted = torch.stack([one[ANSWER] - one[WRONG] for one in plain]).double()
@@ -334,8 +407,8 @@ def test_2_everything_is_the_model_and_nothing_is_nothing(model: Model, family: 
 def test_a_circuit_is_a_plain_run_with_each_site_rewritten(llama: Model, ablation: str):
     """Site after site by plain runs, each reading what the one before it left."""
     examples, bases = examples_of(llama), coders(llama)
-    stage = Stage.of(llama, examples, bases, ablation=ablation, seed=1)  # type: ignore[arg-type]
-    circuit = ranked_circuit(feature_attributions(llama, examples, bases), 12)
+    stage = Stage.of(examples, bases, ablation=ablation, seed=1)  # type: ignore[arg-type]
+    circuit = ranked_circuit(feature_attributions(examples, bases), 12)
     found = Judge.of(stage).judge(circuit)
     values = []
     for number, one in enumerate(examples.pairs):
@@ -358,7 +431,7 @@ def test_a_circuit_is_a_plain_run_with_each_site_rewritten(llama: Model, ablatio
 def test_the_mean_is_that_of_corrupted_prompts(llama: Model):
     examples, bases = examples_of(llama), coders(llama)
     site = Site("resid_post", 2)
-    found = mean_parts(llama, examples, bases)[site]
+    found = mean_parts(examples, bases)[site]
     parts = [bases[str(site)].split(capture(llama, tokens, [site])[site][0]) for tokens in examples.corrupted]
     assert torch.allclose(found.features, torch.stack([one.features for one in parts]).mean(0), atol=1e-5)
     assert torch.allclose(found.error, torch.stack([one.error for one in parts]).mean(0), atol=1e-5)
@@ -369,12 +442,12 @@ def test_3_a_coder_that_loses_nothing_has_no_error_and_is_its_neurons(llama: Mod
     width = llama.d_model
     coded = {site: Latents(identity_coder(width)) for site in SITES}
     plain = {site: Units(width) for site in SITES}
-    stages = [Stage.of(llama, examples, bases) for bases in (coded, plain)]
-    effects = [feature_attributions(llama, examples, bases) for bases in (coded, plain)]
+    stages = [Stage.of(examples, bases) for bases in (coded, plain)]
+    effects = [feature_attributions(examples, bases) for bases in (coded, plain)]
     for text in SITES:
         site = Site.parse(text)
-        both = effects[0].by_site[site]
-        assert torch.allclose(both[..., :width] + both[..., width:-1], effects[1].by_site[site][..., :-1], atol=1e-5)
+        both = effects[0].pairs(site)
+        assert torch.allclose(both[..., :width] + both[..., width:-1], effects[1].pairs(site)[..., :-1], atol=1e-5)
         assert float(both[..., -1].abs().max()) < 1e-5
     chosen = ranked_circuit(effects[1], 30).features
     doubled = [Feature(one.site, one.position, i) for one in chosen for i in (one.index, one.index + width)]
@@ -389,12 +462,12 @@ def test_3_a_coder_that_loses_nothing_has_no_error_and_is_its_neurons(llama: Mod
 
 def test_an_interval_holds_the_value_and_is_of_groups(llama: Model):
     examples, bases = examples_of(llama, 12), coders(llama)
-    judge = Judge.of(Stage.of(llama, examples, bases))
-    circuit = ranked_circuit(feature_attributions(llama, examples, bases), 20)
+    judge = Judge.of(Stage.of(examples, bases))
+    circuit = ranked_circuit(feature_attributions(examples, bases), 20)
     found = judge.judge(circuit)
     assert found.low < found.faithfulness < found.high
     one = Examples(llama, examples.pairs, ["same"] * 12, examples.cases)
-    single = Judge.of(Stage.of(llama, one, bases)).judge(circuit)
+    single = Judge.of(Stage.of(one, bases)).judge(circuit)
     assert single.low == pytest.approx(single.high), "one group cannot be drawn differently"
     assert set(found.by_case) == {"a", "b"}
     means = [sum(pair) / 2 for pair in zip(*found.by_case.values(), strict=True)]
@@ -403,8 +476,8 @@ def test_an_interval_holds_the_value_and_is_of_groups(llama: Model):
 
 def test_errors_are_nodes_or_ablated_or_kept(llama: Model):
     examples, bases = examples_of(llama), coders(llama)
-    stage = Stage.of(llama, examples, bases)
-    effects = feature_attributions(llama, examples, bases)
+    stage = Stage.of(examples, bases)
+    effects = feature_attributions(examples, bases)
     sizes = {errors: ranked_circuit(effects, 10, errors=errors) for errors in ("nodes", "ablated", "kept")}
     assert any(one.index is None for one in sizes["nodes"].features)
     assert not any(one.index is None for one in sizes["ablated"].features | sizes["kept"].features)
@@ -422,8 +495,8 @@ def test_a_mask_finds_the_features_that_were_planted():
     model = precise("opt_post_norm")
     site = Site("resid_post", model.n_layers - 1)
     examples, bases = examples_of(model, 16), {site: Units(model.d_model)}
-    effects = feature_attributions(model, examples, bases)
-    stage = Stage.of(model, examples, bases)
+    effects = feature_attributions(examples, bases)
+    stage = Stage.of(examples, bases)
     judge = Judge.of(stage)
     found = {}
     settings = MaskSettings(candidates=200, steps=200, pairs=16, learning_rate=0.1)
@@ -437,7 +510,7 @@ def test_a_mask_finds_the_features_that_were_planted():
 
 def test_a_mask_is_the_same_for_a_seed(llama: Model):
     examples, bases = examples_of(llama), coders(llama)
-    effects, stage = feature_attributions(llama, examples, bases), Stage.of(llama, examples, bases)
+    effects, stage = feature_attributions(examples, bases), Stage.of(examples, bases)
     settings = MaskSettings(candidates=60, steps=10, pairs=4)
     one, other = (learned_circuit(stage, effects, 0.3, settings) for _ in range(2))
     assert one == other and 0 < len(one) <= 60
@@ -464,14 +537,15 @@ def test_a_feature_is_what_was_written():
         (lambda m, e: Circuit(SITES, [Feature("resid_post.1", 0, 0)]), "features of its sites"),
         (lambda m, e: Circuit(SITES, [Feature(SITES[0], 0, None)], "ablated"), "errors='nodes'"),
         (lambda m, e: Circuit(SITES, [], "some"), "errors='some'"),
-        (lambda m, e: feature_attributions(m, e, {}), "no site"),
-        (lambda m, e: feature_attributions(m, e, coders(m), steps=0), "0 steps"),
-        (lambda m, e: feature_attributions(m, e, {"resid_post.0": Units(7)}), "width 7"),
-        (lambda m, e: feature_attributions(m, e, coders(m), method="exact"), "method='exact'"),
-        (lambda m, e: Stage.of(m, e, coders(m), ablation="noise"), "ablation='noise'"),
-        (lambda m, e: Stage.of(m, e, coders(m)).gates(Circuit(SITES[:1], [])), "the sites are"),
+        (lambda m, e: feature_attributions(e, {}), "no site"),
+        (lambda m, e: feature_attributions(e, coders(m), steps=0), "0 steps"),
+        (lambda m, e: feature_attributions(e, {"resid_post.0": Units(7)}), "width 7"),
+        (lambda m, e: feature_attributions(e, coders(m), method="exact"), "method='exact'"),
+        (lambda m, e: feature_attributions(e, coders(m), baseline="median"), "baseline='median'"),
+        (lambda m, e: Stage.of(e, coders(m), ablation="noise"), "ablation='noise'"),
+        (lambda m, e: Stage.of(e, coders(m)).gates(Circuit(SITES[:1], [])), "the sites are"),
         (
-            lambda m, e: Stage.of(m, e, coders(m)).gates(Circuit(SITES, [Feature(SITES[0], 9, 0)])),
+            lambda m, e: Stage.of(e, coders(m)).gates(Circuit(SITES, [Feature(SITES[0], 9, 0)])),
             "positions 0 to 4",
         ),
         (lambda m, e: Units(48, size=7), "a divisor"),

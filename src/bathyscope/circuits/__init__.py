@@ -7,7 +7,7 @@ from bathyscope.circuits.attribution_graphs import (
     check_graph_json,
     to_neuronpedia,
 )
-from bathyscope.circuits.attributions import Attributions, attributions_in, feature_attributions
+from bathyscope.circuits.attributions import Attributions, feature_attributions
 from bathyscope.circuits.checking import check_circuit
 from bathyscope.circuits.circuit import Circuit, Stage, mean_parts
 from bathyscope.circuits.circuit_result import CircuitResult, open_circuit
@@ -15,6 +15,7 @@ from bathyscope.circuits.edges import Edge, feature_edges
 from bathyscope.circuits.edit_result import Change, EditResult
 from bathyscope.circuits.editing import edit_features
 from bathyscope.circuits.effects import Comparison, feature_effects
+from bathyscope.circuits.ends import Ends
 from bathyscope.circuits.examples import Examples
 from bathyscope.circuits.features import Basis, Directions, Feature, Gates, Latents, Parts, Units
 from bathyscope.circuits.finding import FindChoices, find_circuit
@@ -22,6 +23,7 @@ from bathyscope.circuits.labels import label_circuit
 from bathyscope.circuits.masks import MaskSettings, learned_circuit, ranked_circuit
 from bathyscope.circuits.nodes import Node, circuit_nodes
 from bathyscope.circuits.pair_files import Asked, examples_of, read_examples
+from bathyscope.circuits.sums import site_sums
 from bathyscope.circuits.validation import Faithfulness, Judge
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "Directions",
     "Edge",
     "EditResult",
+    "Ends",
     "Examples",
     "Faithfulness",
     "Feature",
@@ -50,7 +53,6 @@ __all__ = [
     "Stage",
     "Units",
     "attribution_graph",
-    "attributions_in",
     "check_circuit",
     "check_graph_json",
     "circuit_nodes",
@@ -66,5 +68,6 @@ __all__ = [
     "open_circuit",
     "ranked_circuit",
     "read_examples",
+    "site_sums",
     "to_neuronpedia",
 ]

@@ -49,6 +49,6 @@ def check_circuit(
             f"coders of {', '.join(map(str, by_site))} were given", f"the circuit has features at {missing[0]}, too"
         )
     bases = latent_bases(model, [by_site[model.site(site)] for site in found.circuit.sites])
-    means = mean_parts(model, examples_of(model, found.pairs), bases) if ablation != "resample" else None
-    stage = Stage.of(model, examples, bases, ablation=ablation, means=means, seed=seed)
+    means = mean_parts(examples_of(model, found.pairs), bases) if ablation != "resample" else None
+    stage = Stage.of(examples, bases, ablation=ablation, means=means, seed=seed)
     return Judge.of(stage).judge(found.circuit, seed=seed)

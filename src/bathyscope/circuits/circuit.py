@@ -7,13 +7,13 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from bathyscope.circuits.ends import mean_of
 from bathyscope.circuits.examples import Examples
 from bathyscope.circuits.features import Basis, Feature, Gates, Parts, flat
 from bathyscope.circuits.runs import measured
 from bathyscope.circuits.writes import LetThrough
 from bathyscope.errors import UsageError
 from bathyscope.interventions import Write
-from bathyscope.model import Model
 from bathyscope.sites import EMBEDDING_LAYER, Site
 from bathyscope.starts import Start, read_starts, start_layer
 
@@ -92,14 +92,12 @@ class Stage:
     """What circuits of some sites are run with: pairs, where they start, and what is put in place of the ablated.
 
     Args:
-        model: the model.
         examples: the pairs; the clean prompts are run.
         bases: what each site is taken apart in, from below to above.
         references: at each site what ablated parts become, (positions, ...), or for each pair.
         start: where the prompts start: below the lowest site.
     """
 
-    model: Model
     examples: Examples
     bases: Mapping[Site, Basis]
     references: Mapping[Site, Parts]
@@ -108,7 +106,6 @@ class Stage:
     @classmethod
     def of(
         cls,
-        model: Model,
         examples: Examples,
         bases: Mapping[Site | str, Basis],
         *,
@@ -119,7 +116,6 @@ class Stage:
         """Make ready to run circuits.
 
         Args:
-            model: the model.
             examples: the pairs.
             bases: what each site is taken apart in.
             ablation: what ablated parts become: their mean over corrupted prompts, what they are in another pair's
@@ -130,17 +126,19 @@ class Stage:
         """
         if ablation not in get_args(Ablation):
             raise UsageError(f"ablation={ablation!r} was given", f"it is one of {', '.join(get_args(Ablation))}")
+        model = examples.model
         by_site = {model.site(site): basis for site, basis in bases.items()}
         if ablation == "resample":
             order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
-            references = {site: parts[order] for site, parts in _corrupted(model, examples, by_site).items()}
+            corrupted = _corrupted(examples, by_site)
+            references = {site: basis.split(corrupted[site][order]) for site, basis in by_site.items()}
         else:
-            references = dict(means or mean_parts(model, examples, bases))
+            references = dict(means or mean_parts(examples, bases))
             if ablation == "zero":
                 references = {site: parts * 0.0 for site, parts in references.items()}
         layer = min(start_layer(model, site) for site in by_site)
         starts, _ = read_starts(model, examples.clean, [layer])
-        return cls(model, examples, by_site, references, starts[layer])
+        return cls(examples, by_site, references, starts[layer])
 
     def writes(self, gates: Mapping[Site, Gates]) -> list[Write]:
         """Writes that let through what gates say."""
@@ -163,7 +161,9 @@ class Stage:
         for first in range(0, len(self.examples), ROWS):
             part = self.rows(slice(first, first + ROWS))
             found.append(
-                measured(part.model, part.examples.clean, part.examples.answers, part.start, part.writes(gates))
+                measured(
+                    part.examples.model, part.examples.clean, part.examples.answers, part.start, part.writes(gates)
+                )
             )
         return torch.cat(found)
 
@@ -174,19 +174,19 @@ class Stage:
             site: parts[chosen] if parts.error.ndim == 3 else parts for site, parts in self.references.items()
         }
         start = self.start.rows(torch.tensor(chosen))
-        return Stage(self.model, self.examples.part(chosen), self.bases, references, start)
+        return Stage(self.examples.part(chosen), self.bases, references, start)
 
 
 ROWS = 64
 """Pairs of a pass: the latents of all of them are held at once."""
 
 
-def mean_parts(model: Model, examples: Examples, bases: Mapping[Site | str, Basis]) -> dict[Site, Parts]:
+def mean_parts(examples: Examples, bases: Mapping[Site | str, Basis]) -> dict[Site, Parts]:
     """At each site and position the mean of features and error over the pairs' corrupted prompts."""
-    by_site = {model.site(site): basis for site, basis in bases.items()}
-    return {site: parts.mean() for site, parts in _corrupted(model, examples, by_site).items()}
+    by_site = {examples.model.site(site): basis for site, basis in bases.items()}
+    return {site: mean_of(by_site[site], read) for site, read in _corrupted(examples, by_site).items()}
 
 
-def _corrupted(model: Model, examples: Examples, bases: Mapping[Site, Basis]) -> dict[Site, Parts]:
-    _, read = read_starts(model, examples.corrupted, [EMBEDDING_LAYER], list(bases))
-    return {site: basis.split(flat(read[site], basis, site)) for site, basis in bases.items()}
+def _corrupted(examples: Examples, bases: Mapping[Site, Basis]) -> dict[Site, Tensor]:
+    _, read = read_starts(examples.model, examples.corrupted, [EMBEDDING_LAYER], list(bases))
+    return {site: flat(read[site], basis, site) for site, basis in bases.items()}

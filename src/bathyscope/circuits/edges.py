@@ -19,13 +19,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from bathyscope.circuits.attributions import Attributions
-from bathyscope.circuits.examples import Examples
-from bathyscope.circuits.features import Feature, Parts, flat
+from bathyscope.circuits.features import Feature
 from bathyscope.circuits.runs import differences
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
 from bathyscope.interventions import Intervention, Write
-from bathyscope.model import Model
 from bathyscope.sites import EMBEDDING_LAYER, Site
 from bathyscope.starts import Start, read_starts, start_layer
 
@@ -73,19 +71,13 @@ class Edge:
 
 
 def feature_edges(
-    model: Model,
-    examples: Examples,
-    attributions: Attributions,
-    features: Sequence[Feature],
-    *,
-    progress: Progress | None = None,
+    attributions: Attributions, features: Sequence[Feature], *, progress: Progress | None = None
 ) -> tuple[Edge, ...]:
     """Edges between features, and from each to the metric.
 
     Args:
-        model: the model.
-        examples: the pairs, all of which are run in one pass with its graph.
-        attributions: of the same pairs at all sites of the features; the gradients in it weigh the downstream ends.
+        attributions: at all sites of the features; the gradients in it weigh the downstream ends. Its pairs are run
+            together in one pass, with its graph.
         features: the nodes.
         progress: called with the features that are done as ends, and all of them.
 
@@ -96,14 +88,14 @@ def feature_edges(
         UsageError: a feature of a site without attributions, or at `resid_pre`, which is the block's below
         `resid_post`.
     """
-    by_site = _by_site(model, attributions, features)
-    changes = _changes(model, examples, attributions, list(by_site))
+    by_site = _by_site(attributions, features)
+    written = {site: attributions.ends[site].written(ones) for site, ones in by_site.items()}
     found: list[Edge] = []
     done = 0
     for site in (*by_site, None):
-        ends = _Ends(model, examples, attributions, by_site, site)
-        for target, scalar in ends.scalars():
-            for source, weight in ends.into(scalar, changes):
+        run = _Run(attributions, by_site, site)
+        for target, scalar in run.scalars():
+            for source, weight in run.into(scalar, written):
                 found.append(Edge(source, target, weight))
             done += 1
             if progress is not None:
@@ -128,18 +120,18 @@ class _Leaf(Intervention):
         return activation
 
 
-class _Ends:
+class _Run:
     """A run up to one site, or to the metric, that goes on from leaves at the sites right before it."""
 
     def __init__(
         self,
-        model: Model,
-        examples: Examples,
         attributions: Attributions,
         by_site: Mapping[Site, Sequence[Feature]],
         site: Site | None,
     ) -> None:
-        self.examples, self.attributions, self.by_site, self.site = examples, attributions, by_site, site
+        self.attributions, self.by_site, self.site = attributions, by_site, site
+        self.examples = examples = attributions.examples
+        model = examples.model
         sites = list(by_site)
         before = sites if site is None else sites[: sites.index(site)]
         cuts = [number for number, one in enumerate(before) if one.component == "resid_post"]
@@ -167,7 +159,7 @@ class _Ends:
         if self.site is None or self.met is None:
             yield None, self.metric.sum()
             return
-        basis, gradient = self.attributions.bases[self.site], self.attributions.gradients[self.site]
+        basis, gradient = self.attributions.basis(self.site), self.attributions.gradients[self.site]
         with torch.enable_grad():
             parts = basis.split(self.met.reshape(len(self.examples), self.examples.length, -1))
             pulled = basis.pulled(gradient).to(parts.features)
@@ -178,7 +170,7 @@ class _Ends:
                 own = slice(one.index * basis.size, (one.index + 1) * basis.size)
                 yield one, (parts.features[:, one.position, own] * pulled[:, one.position, own]).sum()
 
-    def into(self, scalar: Tensor, changes: Mapping[Site, Parts]) -> Iterator[tuple[Feature, float]]:
+    def into(self, scalar: Tensor, written: Mapping[Site, Tensor]) -> Iterator[tuple[Feature, float]]:
         """Edges into an end, from the features at its leaves."""
         if not self.leaves or not scalar.requires_grad:
             return
@@ -186,33 +178,21 @@ class _Ends:
         for site, gradient in zip(self.leaves, gradients, strict=True):
             if gradient is None:
                 continue
-            flat_gradient = gradient.reshape(len(self.examples), self.examples.length, -1)
-            values = self.attributions.bases[site].attributions(flat_gradient, changes[site]).mean(0)
-            for one in self.by_site[site]:
-                if weight := float(values[one.position, -1 if one.index is None else one.index]):
-                    yield one, weight
+            at = gradient.reshape(len(self.examples), self.examples.length, -1)
+            positions = [one.position for one in self.by_site[site]]
+            weights = (at[:, positions] * written[site]).sum(-1).mean(0).tolist()
+            yield from ((one, weight) for one, weight in zip(self.by_site[site], weights, strict=True) if weight)
 
 
-def _by_site(model: Model, attributions: Attributions, features: Sequence[Feature]) -> dict[Site, list[Feature]]:
+def _by_site(attributions: Attributions, features: Sequence[Feature]) -> dict[Site, list[Feature]]:
     """Features by site, sites as the model computes them."""
     found: dict[Site, list[Feature]] = {}
     for one in features:
-        site = model.site(one.site)
-        if site not in attributions.by_site or site.component not in ORDER or site.component == "resid_pre":
-            known = ", ".join(map(str, attributions.by_site))
+        site = attributions.examples.model.site(one.site)
+        if site not in attributions.ends or site.component not in ORDER or site.component == "resid_pre":
+            known = ", ".join(map(str, attributions.sites))
             raise UsageError(
                 f"edges of {one} were asked for", f"attributions are known at {known}", "resid_post, not resid_pre"
             )
         found.setdefault(site, []).append(one)
     return dict(sorted(found.items(), key=lambda entry: (entry[0].layer or 0, ORDER.index(entry[0].component))))
-
-
-def _changes(model: Model, examples: Examples, attributions: Attributions, sites: Sequence[Site]) -> dict[Site, Parts]:
-    """At each site the clean run's parts less the corrupted run's."""
-    read = [read_starts(model, rows, [EMBEDDING_LAYER], sites)[1] for rows in (examples.clean, examples.corrupted)]
-    found = {}
-    for site in sites:
-        basis = attributions.bases[site]
-        clean, corrupted = (basis.split(flat(one[site], basis, site)) for one in read)
-        found[site] = clean - corrupted
-    return found

@@ -150,7 +150,7 @@ def _predicted(
     model: Model, examples: Examples, bases: Mapping[Site, Basis], changes: Sequence[Change], steps: int
 ) -> tuple[list[float], dict[Site, list[int]]]:
     """What attributions say of each change, and which latents are active at each site."""
-    found = feature_attributions(model, examples, bases, steps=steps)
+    found = feature_attributions(examples, bases, steps=steps)
     _, read = read_starts(model, examples.clean, [EMBEDDING_LAYER], list(bases))
     values = {site: basis.features(flat(read[site], basis, site)) for site, basis in bases.items()}
     pulled = {site: basis.pulled(found.gradients[site]) for site, basis in bases.items()}

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, get_args
 
-import torch
-
 from bathyscope.circuits.attributions import Attributions, Method, feature_attributions
 from bathyscope.circuits.circuit import Ablation, Circuit, Errors, Stage
 from bathyscope.circuits.circuit_result import CircuitResult
 from bathyscope.circuits.edges import feature_edges
+from bathyscope.circuits.ends import Baseline
 from bathyscope.circuits.kept import Kept
 from bathyscope.circuits.masks import MaskSettings, learned_circuit, ranked_circuit
 from bathyscope.circuits.nodes import circuit_nodes
 from bathyscope.circuits.pair_files import Asked
 from bathyscope.circuits.placing import coder_records, latent_bases
+from bathyscope.circuits.sums import site_sums
 from bathyscope.circuits.validation import Judge
 from bathyscope.engine import Stop
 from bathyscope.errors import UsageError
@@ -55,6 +55,8 @@ class FindChoices:
         sizes: of the circuits of largest attributions; those above `nodes` are left out, and `nodes` is among them.
         penalties: of the learned masks; none learns none.
         method: of the attributions.
+        baseline: what attributions and effects compare the clean run with: "corrupted", "mean" or "zero".
+        effects: of how many of the largest attributions of each site effects are measured, to tell how well they rank.
         steps: points between the runs for integrated gradients.
         mask: how masks are learned.
         seed: decides what is drawn.
@@ -66,13 +68,15 @@ class FindChoices:
     sizes: Sequence[int] = SIZES
     penalties: Sequence[float] = PENALTIES
     method: Method = "integrated-gradients"
+    baseline: Baseline = "corrupted"
+    effects: int = 0
     steps: int = 8
     mask: MaskSettings = field(default_factory=MaskSettings)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        known = {"errors": get_args(Errors), "ablation": get_args(Ablation), "method": get_args(Method)}
-        for name, values in known.items():
+        known = {"errors": Errors, "ablation": Ablation, "method": Method, "baseline": Baseline}
+        for name, values in ((name, get_args(one)) for name, one in known.items()):
             if (given := vars(self)[name]) not in values:
                 raise UsageError(f"{name}={given!r} was given", f"it is one of {', '.join(values)}", values[0])
         if self.nodes is not None and self.nodes < 1:
@@ -140,23 +144,23 @@ def find_circuit(
     spec = {**choices.spec(), "bases": {str(site): basis.spec() for site, basis in bases.items()}}
     parts = Kept(kept, {**spec, "model": dict(model.provenance()), "pairs": list(asked.records())})
     attributions = feature_attributions(
-        model,
         asked.examples,
         bases,
         method=choices.method,
+        baseline=choices.baseline,
         steps=choices.steps,
         kept=parts,
         progress=say("attributions"),
         stop=stop,
     )
-    stage = Stage.of(model, asked.examples, bases, ablation=choices.ablation, seed=choices.seed)
+    stage = Stage.of(asked.examples, bases, ablation=choices.ablation, seed=choices.seed)
     judge = Judge.of(stage)
     found = []
     for rule, circuit in proposed(stage, attributions, choices, kept=parts, say=say, stop=stop):
         found.append((circuit, {"rule": rule, "errors": circuit.errors, **judge.judge(circuit).to_dict()}))
     circuit, measured = smallest_faithful(found, "faithfulness", most=choices.nodes)
-    nodes, compared = circuit_nodes(model, attributions, sorted(circuit.features, key=str), progress=say("effects"))
-    edges = feature_edges(model, asked.examples, attributions, list(circuit.features), progress=say("edges"))
+    nodes, compared = circuit_nodes(attributions, sorted(circuit.features, key=str), progress=say("effects"))
+    edges = feature_edges(attributions, list(circuit.features), progress=say("edges"))
     rank = None if compared is None else compared.rank_correlation
     return CircuitResult(
         circuit=circuit,
@@ -165,7 +169,7 @@ def find_circuit(
         positions=asked.examples.positions(),
         measured={**measured, "pairs": "the pairs that it was found on"},
         tried=tuple(record for _, record in found),
-        sums=tuple(added_up(model, attributions)),
+        sums=tuple(site_sums(attributions, effects=choices.effects, progress=say("sums"))),
         pairs=asked.records(),
         coders=coder_records(model, coders),
         provenance=provenance([model.provenance()], spec),
@@ -226,30 +230,6 @@ def smallest_faithful(
     if faithful := [one for one in there if low <= one[1][name] <= high]:
         return min(faithful, key=lambda one: len(one[0]))
     return min(there, key=lambda one: abs(one[1][name] - 1))
-
-
-def added_up(model: Model, attributions: Attributions) -> Iterator[dict[str, Any]]:
-    """At each site what attributions add up to, and what those of one pass would have said."""
-    examples, bases = attributions.examples, attributions.bases
-    single, relp = (
-        feature_attributions(model, examples, bases, method=one) for one in ("attribution-patching", "relp")
-    )
-    total = attributions.totals
-    for site in attributions.by_site:
-        sums = attributions.sums(site)
-        gaps = ((sums - total) / total.mean()).quantile(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64))
-        yield {
-            "site": str(site),
-            "total": float(total.mean()),
-            "sum": float(sums.mean()),
-            "gap": float(sums.mean() / total.mean() - 1),
-            "gap_q10": float(gaps[0]),
-            "gap_q50": float(gaps[1]),
-            "gap_q90": float(gaps[2]),
-            "one_gradient": float(single.sums(site).mean() / total.mean()),
-            "relp": float(relp.sums(site).mean() / total.mean()),
-            "error_share": attributions.error_share(site),
-        }
 
 
 def _notes(asked: Asked, choices: FindChoices, rank: float | None) -> Iterator[str]:

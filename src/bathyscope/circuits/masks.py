@@ -89,9 +89,8 @@ def learned_circuit(
             if step >= settings.steps // 2:
                 soft = (soft > 0.5).to(soft) + soft - soft.detach()
             part = stage.rows(rows)
-            made = differences(
-                stage.model, part.examples.clean, part.examples.answers, part.start, part.writes(gates.gates(soft))
-            )
+            examples, writes = part.examples, part.writes(gates.gates(soft))
+            made = differences(examples.model, examples.clean, examples.answers, part.start, writes)
             missed = (made - whole[rows].to(made)).square().mean() / scale
             loss = missed + penalty * soft.mean()
             adam.zero_grad()
@@ -136,5 +135,5 @@ def ranked_circuit(
     attributions: Attributions, n: int, sites: Mapping[Site, object] | None = None, *, errors: Errors = "nodes"
 ) -> Circuit:
     """The n features of the largest mean attributions, of either sign."""
-    chosen = list(attributions.by_site if sites is None else sites)
+    chosen = list(attributions.sites if sites is None else sites)
     return Circuit(chosen, [one for one, _ in attributions.top(n, chosen, errors=errors == "nodes")], errors)

@@ -34,7 +34,7 @@ class Node:
         feature: which, and where.
         token: what stands at its position, or how many different tokens do.
         attribution: mean over the pairs that the circuit was found on, in units of the logit difference.
-        effect: measured on the same pairs, this feature alone holding its corrupted value.
+        effect: measured on the same pairs, this feature alone holding what its attribution compares with.
         clean, corrupted: its mean activation in either run; of an error or a head, its length.
         by_kind: its mean activation in the clean prompts of each kind of pair ("singular", "plural").
         separates: how often it is more active in a pair of one kind than in one of the other, for the kind of the
@@ -94,7 +94,6 @@ class Node:
 
 
 def circuit_nodes(
-    model: Model,
     attributions: Attributions,
     features: Sequence[Feature],
     *,
@@ -104,7 +103,6 @@ def circuit_nodes(
     """What is known of features, the largest attributions first, and how attributions compare with effects.
 
     Args:
-        model: the model.
         attributions: of the pairs that the circuit was found on.
         features: the circuit's; none gives no node.
         seen: pairs whose prompts activations are read in, such as held-out ones; those of the attributions unless said.
@@ -113,9 +111,10 @@ def circuit_nodes(
     if not features:
         return (), None
     order = sorted(features, key=lambda one: (-abs(attributions.of(one)), str(one)))
-    compared = feature_effects(model, attributions.examples, attributions, order, progress=progress)
-    seen = seen or attributions.examples
-    by_site = {site: basis for site, basis in attributions.bases.items() if any(one.site == str(site) for one in order)}
+    compared = feature_effects(attributions, order, progress=progress)
+    model, seen = attributions.examples.model, seen or attributions.examples
+    there = {one.site for one in order}
+    by_site = {site: attributions.basis(site) for site in attributions.sites if str(site) in there}
     clean, corrupted = (_activations(model, rows, by_site) for rows in (seen.clean, seen.corrupted))
     texts = attributions.examples.positions()
     found = []

@@ -6,14 +6,13 @@ import torch
 from torch import Tensor
 
 from bathyscope.batches import Batch
-from bathyscope.circuits.examples import Examples
 from bathyscope.circuits.writes import ReplaceLive
 from bathyscope.errors import InterventionError
 from bathyscope.hooks import Hooks
 from bathyscope.interventions import Write
 from bathyscope.model import Model, Tokens
-from bathyscope.sites import EMBEDDING_LAYER, Site
-from bathyscope.starts import Start, read_starts
+from bathyscope.sites import Site
+from bathyscope.starts import Start
 
 ROWS = 256
 """Prompts of a pass without a graph."""
@@ -105,12 +104,3 @@ def _given(site: Site, value: Tensor, start: Start) -> tuple[Start, list[Write]]
     if site.component == "resid_post" and site.layer == start.layer:
         return start.of(value), []
     return start, [Write(site, ReplaceLive(value))]
-
-
-def totals(model: Model, examples: Examples) -> Tensor:
-    """Each pair's logit difference in the clean run less that in the corrupted one, (pairs,), float64."""
-    values = [
-        measured(model, rows, examples.answers, read_starts(model, rows, [EMBEDDING_LAYER])[0][EMBEDDING_LAYER])
-        for rows in (examples.clean, examples.corrupted)
-    ]
-    return values[0] - values[1]

@@ -20,7 +20,9 @@ def command(
     sizes: agreement.Sizes = "5,10,20,50,100,200",
     penalties: agreement.Penalties = "0.1,0.3,1",
     method: circuit.Method = "integrated-gradients",
+    baseline: circuit.Baseline = "corrupted",
     steps: agreement.Steps = 8,
+    effects: circuit.Effects = 0,
     seed: circuit.Seed = 0,
     model: options.ModelName = None,
     revision: options.Revision = None,
@@ -53,7 +55,9 @@ def command(
         sizes=circuit_request.numbers(sizes, "--sizes", int),
         penalties=circuit_request.numbers(penalties, "--penalties", float),
         method=method,  # type: ignore[arg-type]
+        baseline=baseline,  # type: ignore[arg-type]
         steps=steps,
+        effects=effects,
         seed=seed,
     )
     circuit_request.check_pairs(pairs)

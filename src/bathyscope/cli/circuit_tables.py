@@ -1,6 +1,6 @@
 """Tables of circuits in the terminal: those that were tried, what attributions add up to, and features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -102,7 +102,9 @@ def features(nodes: "Sequence[Node]") -> Table:
 
 def _sums(result: "CircuitResult") -> Table:
     table = terminal.grid("sums at", texts=())
-    for name in ("total", "sum", "gap", "one gradient", "RelP", "share of errors"):
+    ranked = any("effects" in one for one in result.sums)
+    names = ("total", "sum", "gap", "10 to 90%\nof pairs", "one\ngradient", "RelP", "errors'\nshare")
+    for name in (*names, *(("rank\ncorrelation", "within\na fifth") if ranked else ())):
         table.add_column(name, justify="right", no_wrap=True)
     for one in result.sums:
         table.add_row(
@@ -110,8 +112,17 @@ def _sums(result: "CircuitResult") -> Table:
             f"{one['total']:.3f}",
             f"{one['sum']:.3f}",
             f"{one['gap']:+.1%}",
+            f"{one['gap_q10']:+.0%} to {one['gap_q90']:+.0%}",
             f"{one['one_gradient']:.0%}",
             f"{one['relp']:.0%}",
             f"{one['error_share']:.0%}",
+            *_rank(one),
         )
     return table
+
+
+def _rank(one: Mapping[str, Any]) -> Iterator[str]:
+    if "effects" in one:
+        rank = one["rank_correlation"]
+        yield f"{one['effects']}: {'none' if rank is None else format(rank, '.2f')}"
+        yield f"{one['near']:.0%}"

@@ -94,6 +94,28 @@ Method = Annotated[
         rich_help_panel=CIRCUITS,
     ),
 ]
+Baseline = Annotated[
+    str,
+    typer.Option(
+        "--baseline",
+        metavar="NAME",
+        callback=readable,
+        help="What attributions and effects compare the clean prompt with: the corrupted one, the mean of all "
+        "corrupted ones, or zero: --baseline mean.",
+        rich_help_panel=CIRCUITS,
+    ),
+]
+Effects = Annotated[
+    int,
+    typer.Option(
+        "--effects",
+        metavar="N",
+        min=0,
+        help="Measure the effects of the N largest attributions of each site as well, and tell how well attributions "
+        "rank them: --effects 50.",
+        rich_help_panel=CIRCUITS,
+    ),
+]
 Seed = Annotated[
     int,
     typer.Option("--seed", metavar="N", min=0, help="Decides what is drawn: --seed 1.", rich_help_panel=CIRCUITS),

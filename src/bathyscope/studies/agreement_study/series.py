@@ -18,17 +18,17 @@ from bathyscope.circuits import (
     Directions,
     Examples,
     Feature,
+    FindChoices,
     Judge,
     MaskSettings,
     Stage,
     Units,
-    attributions_in,
     feature_attributions,
     learned_circuit,
     mean_parts,
     ranked_circuit,
 )
-from bathyscope.circuits.circuit import Ablation, Errors
+from bathyscope.circuits.circuit import Errors
 from bathyscope.circuits.features import Parts
 from bathyscope.circuits.finding import RANKED
 from bathyscope.engine import Stop
@@ -67,22 +67,28 @@ class Ground:
         name: str,
         items: Items,
         bases: Mapping[Site | str, Basis],
+        find: FindChoices,
         *,
-        steps: int,
         known: Attributions | None = None,
-        ablation: Ablation = "mean",
         progress: Progress | None = None,
         stop: Stop | None = None,
     ) -> "Ground":
         """Attributions on the train pairs, or those of known gradients of the same sites; both stages made ready."""
-        model = items.train.model
-        means: dict[Site, Parts] = mean_parts(model, items.train, bases)
-        prepare = partial(Stage.of, model, bases=bases, ablation=ablation, means=means)
+        means: dict[Site, Parts] = mean_parts(items.train, bases)
+        prepare = partial(Stage.of, bases=bases, ablation=find.ablation, means=means)
         train, held_out = (prepare(examples=one) for one in (items.train, items.held_out))
-        if known is None:
-            attributions = feature_attributions(model, items.train, bases, steps=steps, progress=progress, stop=stop)
+        if known is not None and known.baseline != "zero":
+            attributions = known.in_bases(bases)
         else:
-            attributions = attributions_in(model, known, bases)
+            attributions = feature_attributions(
+                items.train,
+                bases,
+                method=find.method,
+                baseline=find.baseline,
+                steps=find.steps,
+                progress=progress,
+                stop=stop,
+            )
         return cls(name, attributions, train, Judge.of(held_out), Judge.of(train))
 
     def ranked(
@@ -99,8 +105,8 @@ class Ground:
         """Circuits of latents drawn from those that change between the runs of any pair, several of each size."""
         active = [
             Feature(str(site), position, index)
-            for site, attributions in self.attributions.by_site.items()
-            for position, index in (attributions[..., :-1] != 0).any(0).nonzero().tolist()
+            for site in self.attributions.sites
+            for position, index in self.attributions.changing(site)[:, :-1].nonzero().tolist()
         ]
         for n in sizes:
             if n > len(active):
@@ -152,23 +158,18 @@ def neurons(model: Model, examples: Examples) -> dict[Site | str, Basis]:
     return {site: Units(read[site].shape[-1]) for site in sites}
 
 
-def mean_directions(
-    model: Model, items: Items, attributions: Attributions
-) -> tuple[dict[Site | str, Basis], list[Feature]]:
+def mean_directions(attributions: Attributions) -> tuple[dict[Site | str, Basis], list[Feature]]:
     """At each site one direction, the mean difference between the numbers, where it matters most.
 
     Returns:
         The direction of each site, and the feature of each: at the position of the largest attribution.
     """
-    sites = list(attributions.by_site)
-    _, clean = read_starts(model, items.train.clean, [-1], sites)
-    _, corrupted = read_starts(model, items.train.corrupted, [-1], sites)
-    signs = torch.tensor([1.0 if one == "singular" else -1.0 for one in items.train.kinds])
+    signs = torch.tensor([1.0 if one == "singular" else -1.0 for one in attributions.examples.kinds])
     bases: dict[Site | str, Basis] = {}
     chosen = []
-    for site in sites:
+    for site, ends in attributions.ends.items():
         position = int(attributions.mean(site).sum(1).abs().argmax())
-        shift = (clean[site] - corrupted[site])[:, position]
+        shift = (ends.clean - ends.corrupted)[:, position]
         bases[site] = Directions((shift * signs[:, None].to(shift)).mean(0)[None])
         chosen.append(Feature(str(site), position, 0))
     return bases, chosen

@@ -2,30 +2,24 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from bathyscope.circuits import (
     Circuit,
     CircuitResult,
-    MaskSettings,
+    FindChoices,
     circuit_nodes,
     feature_attributions,
     feature_edges,
     ranked_circuit,
 )
 from bathyscope.circuits.attributions import Method
-from bathyscope.circuits.circuit import Ablation, Errors
-from bathyscope.circuits.finding import (
-    ABLATED,
-    RANKED,
-    SIZES,
-    Say,
-    added_up,
-    smallest_faithful,
-)
+from bathyscope.circuits.circuit import Errors
+from bathyscope.circuits.finding import ABLATED, RANKED, Say, smallest_faithful
 from bathyscope.circuits.placing import coder_records, latent_bases
+from bathyscope.circuits.sums import site_sums
 from bathyscope.engine import Stop
 from bathyscope.errors import UsageError
 from bathyscope.facts.agreement import AGREEMENT_CASES, Case
@@ -43,7 +37,6 @@ from bathyscope.studies.agreement_study.series import (
 )
 
 PENALTIES: Final = (0.03, 0.1, 0.3, 1.0)
-ERRORS: Final = ("ablated", "nodes", "kept")
 CHALLENGERS: Final[tuple[Method, ...]] = ("relp", "attribution-patching")
 """Attributions of one pass, beside those of several steps."""
 
@@ -56,46 +49,24 @@ class AgreementChoices:
         case: "simple", "nounpp", "within_rc" or "rc".
         train: pairs that circuits are found on.
         held_out: pairs of other nouns that they are checked on.
-        errors: whether what no latent explains is ablated, counts as a feature ("nodes"), or is kept.
-        ablation: what is put in the place of the rest: "mean", "resample" or "zero".
-        sizes: of the circuits of largest attributions.
-        penalties: of the learned masks.
-        steps: points between the runs for integrated gradients.
-        mask: how masks are learned.
-        seed: decides what is drawn.
         compare: whether other attributions, coordinates, neurons, random latents and directions are measured beside.
+        find: how circuits are looked for.
     """
 
     case: Case = "nounpp"
     train: int = 80
     held_out: int = 60
-    errors: Errors = "ablated"
-    ablation: Ablation = "mean"
-    sizes: Sequence[int] = SIZES
-    penalties: Sequence[float] = PENALTIES
-    steps: int = 8
-    mask: MaskSettings = field(default_factory=MaskSettings)
-    seed: int = 0
     compare: bool = True
+    find: FindChoices = field(default_factory=lambda: FindChoices(errors="ablated", penalties=PENALTIES))
 
     def __post_init__(self) -> None:
-        known = {"case": AGREEMENT_CASES, "errors": ERRORS, "ablation": tuple(ABLATED)}
-        for name, values in known.items():
-            if (given := vars(self)[name]) not in values:
-                raise UsageError(f"{name}={given!r} was given", f"it is one of {', '.join(values)}", values[0])
-        if not self.sizes or min(self.sizes) < 1 or any(one < 0 for one in self.penalties):
-            raise UsageError(
-                f"sizes={self.sizes} and penalties={self.penalties} were given", "sizes from 1, penalties from 0"
-            )
+        if self.case not in AGREEMENT_CASES:
+            known = ", ".join(AGREEMENT_CASES)
+            raise UsageError(f"case={self.case!r} was given", f"it is one of {known}", AGREEMENT_CASES[0])
 
     def spec(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
-            **{name: value for name, value in vars(self).items() if name != "mask"},
-            "sizes": list(self.sizes),
-            "penalties": list(self.penalties),
-            "mask": vars(self.mask),
-        }
+        return {**self.find.spec(), **{name: value for name, value in vars(self).items() if name != "find"}}
 
 
 def agreement(
@@ -123,24 +94,24 @@ def agreement(
     began = time.perf_counter()
     choices, say = choices or AgreementChoices(), say or (lambda _: None)
     bases = latent_bases(model, coders.values())
-    items = Items.of(model, choices.case, choices.train, choices.held_out, choices.seed)
+    find = choices.find
+    items = Items.of(model, choices.case, choices.train, choices.held_out, find.seed)
     ground = Ground.of(
         "latents",
         items,
         bases,
-        steps=choices.steps,
-        ablation=choices.ablation,
+        find,
         progress=say("attributions of latents"),
         stop=stop,
     )
     say("circuits of the largest attributions")
     records = [ground.everything()]
-    for errors in ERRORS:
-        records += ground.ranked(choices.sizes, errors)
+    for errors in get_args(Errors):
+        records += ground.ranked(find.wanted_sizes(), errors)
     found: list[tuple[Circuit, dict[str, Any]]] = []
-    for penalty in choices.penalties:
+    for penalty in find.penalties:
         say(f"a mask, penalty {penalty:g}")
-        found += ground.learned([penalty], choices.errors, choices.mask, stop)
+        found += ground.learned([penalty], find.errors, find.mask, stop)
     records += [record for _, record in found]
     circuit, chosen = _chosen(ground, found, records, choices)
     if choices.compare:
@@ -149,18 +120,18 @@ def agreement(
         [model.provenance()], {**choices.spec(), "bases": {str(site): basis.spec() for site, basis in bases.items()}}
     )
     nodes, compared = circuit_nodes(
-        model, ground.attributions, list(circuit.features), seen=items.held_out, progress=say("effects of features")
+        ground.attributions, list(circuit.features), seen=items.held_out, progress=say("effects of features")
     )
     notes = tuple(_notes(items, choices, None if compared is None else compared.rank_correlation))
     timing = {"seconds": round(time.perf_counter() - began, 4)}
     shown = CircuitResult(
         circuit=circuit,
         nodes=nodes,
-        edges=feature_edges(model, items.train, ground.attributions, list(circuit.features), progress=say("edges")),
+        edges=feature_edges(ground.attributions, list(circuit.features), progress=say("edges")),
         positions=items.train.positions(),
         measured={**chosen, "pairs": "held-out nouns"},
         tried=tuple(record for record in records if record["basis"] == ground.name),
-        sums=tuple(added_up(model, ground.attributions)),
+        sums=tuple(site_sums(ground.attributions, effects=find.effects, progress=say("sums"))),
         pairs=items.records,
         coders=coder_records(model, coders),
         provenance=whence,
@@ -179,13 +150,13 @@ def _chosen(
     """The smallest circuit that is faithful on the train pairs, else the one nearest to it; marked in its record."""
     candidates = list(learned)
     for record in records:
-        if record["rule"] == RANKED and record["errors"] == choices.errors:
+        if record["rule"] == RANKED and record["errors"] == choices.find.errors:
             sites = ground.train.bases
-            circuit = ranked_circuit(ground.attributions, record["size"], sites, errors=choices.errors)
+            circuit = ranked_circuit(ground.attributions, record["size"], sites, errors=choices.find.errors)
             candidates.append((circuit, record))
     for one, record in candidates:
         record["train_faithfulness"] = ground.train_faithfulness(one)
-    found = smallest_faithful(candidates, "train_faithfulness")
+    found = smallest_faithful(candidates, "train_faithfulness", most=choices.find.nodes)
     found[1]["shown"] = True
     return found
 
@@ -194,39 +165,43 @@ def _compared(
     model: Model, items: Items, ground: Ground, choices: AgreementChoices, say: Say, stop: Stop | None
 ) -> Iterator[dict[str, Any]]:
     """What the latents are compared with, at the same sizes and the same ablation."""
+    find, sizes = choices.find, choices.find.wanted_sizes()
     for method in CHALLENGERS:
         other = feature_attributions(
-            model, items.train, ground.train.bases, method=method, progress=say(method), stop=stop
+            items.train,
+            ground.train.bases,
+            method=method,
+            baseline=find.baseline,
+            progress=say(method),
+            stop=stop,
         )
-        yield from ground.ranked(choices.sizes, choices.errors, other)
+        yield from ground.ranked(sizes, find.errors, other)
     say("random latents")
-    yield from ground.drawn([size for size in choices.sizes if size <= 50], choices.seed)
-    same: dict[str, Any] = {"ablation": choices.ablation, "stop": stop}
-    sites = list(ground.train.bases)
-    known: dict[str, Any] = {"steps": choices.steps, "known": ground.attributions, **same}
+    yield from ground.drawn([size for size in sizes if size <= 50], find.seed)
+    sites, known = list(ground.train.bases), ground.attributions
     say("coordinates and directions")
-    raw = Ground.of("coordinates", items, coordinates(model, sites), **known)
-    yield from raw.ranked(choices.sizes, "ablated")
-    bases, features = mean_directions(model, items, ground.attributions)
-    straight = Ground.of("directions", items, bases, **known)
+    raw = Ground.of("coordinates", items, coordinates(model, sites), find, known=known, stop=stop)
+    yield from raw.ranked(sizes, "ablated")
+    bases, features = mean_directions(ground.attributions)
+    straight = Ground.of("directions", items, bases, find, known=known, stop=stop)
     yield straight.record(Circuit(bases, features, "ablated"), "difference of means")
-    units = Ground.of(
-        "neurons", items, neurons(model, items.train), steps=NEURON_STEPS, progress=say("neurons"), **same
-    )
-    yield from units.ranked(choices.sizes, "ablated")
+    fewer = replace(find, steps=NEURON_STEPS)
+    units = Ground.of("neurons", items, neurons(model, items.train), fewer, progress=say("neurons"), stop=stop)
+    yield from units.ranked(sizes, "ablated")
 
 
 def _notes(items: Items, choices: AgreementChoices, rank: float | None) -> Iterator[str]:
     yield (
         f"{len(items.train)} pairs of train nouns, {len(items.held_out)} of held-out nouns ({choices.case}, seed "
-        f"{choices.seed}); no noun of these stands in those. Figures are of the held-out pairs unless they say train."
+        f"{choices.find.seed}); no noun of these stands in those. Figures are of the held-out pairs unless they say "
+        "train."
     )
     yield (
         "faithfulness: (circuit - nothing) / (model - nothing), of mean logit differences; completeness: the same of "
         "all but the circuit. 1 and 0 are best; above 1 the circuit has lost what works against the answer."
     )
     yield (
-        f"What is ablated becomes {ABLATED[choices.ablation]}; "
+        f"What is ablated becomes {ABLATED[choices.find.ablation]}; "
         "only the coders' sites are cut, and what lies between runs as it is."
     )
     if rank is not None:
