@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.errors import StorageError
-from bathyscope.sae.formats.weights import Weights, check_size
+from bathyscope.sae.formats.tensors import NamedTensors, check_size
 
 MOST_SQUEEZED: Final = 16
 """How much smaller than its content an archive may be. Trained weights do not even shrink to a half."""
@@ -29,7 +29,7 @@ NAMES: Final = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tens
 """What a file of tensors, numbers and text asks torch for; anything else is refused by its name."""
 
 
-def read_numpy(path: Path) -> Weights:
+def read_numpy(path: Path) -> NamedTensors:
     """The arrays of an npz file.
 
     Raises:
@@ -40,7 +40,7 @@ def read_numpy(path: Path) -> Weights:
             with archive.open(entry) as file:
                 _check_array(path, entry, file)
         with np.load(path, allow_pickle=False) as arrays:
-            return Weights(path, {name: torch.from_numpy(arrays[name].copy()) for name in arrays.files})
+            return NamedTensors(path, {name: torch.from_numpy(arrays[name].copy()) for name in arrays.files})
 
 
 def names_in_torch(path: Path) -> frozenset[str]:
@@ -63,9 +63,9 @@ def read_torch(path: Path) -> dict[str, Any]:
         return {str(name): _own(path, str(name), value) for name, value in _mapped(path, archive).items()}
 
 
-def tensors_of(path: Path, found: dict[str, Any]) -> Weights:
+def tensors_of(path: Path, found: dict[str, Any]) -> NamedTensors:
     """The tensors of what `read_torch` found."""
-    return Weights(path, {name: value for name, value in found.items() if isinstance(value, Tensor)})
+    return NamedTensors(path, {name: value for name, value in found.items() if isinstance(value, Tensor)})
 
 
 @contextmanager

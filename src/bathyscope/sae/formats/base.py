@@ -15,13 +15,13 @@ from typing_extensions import override
 from bathyscope.errors import SiteError, StorageError, UsageError
 from bathyscope.files import write_atomically
 from bathyscope.sae.coder import SparseCoder
-from bathyscope.sae.formats.place import Place
-from bathyscope.sae.formats.settings import Settings
-from bathyscope.sae.formats.weights import Weights
+from bathyscope.sae.formats.config import Config
+from bathyscope.sae.formats.location import Location
+from bathyscope.sae.formats.tensors import NamedTensors
 from bathyscope.sites import Site
 
-SETTINGS: Final = "cfg.json"
-"""What every format that has a folder calls its settings."""
+CONFIG: Final = "cfg.json"
+"""What every format that has a folder calls its config."""
 
 FINGERPRINT: Final = "bathyscope_fingerprint"
 """The key of `cfg.json` by which weights of another save are told; other libraries pass over it."""
@@ -41,12 +41,12 @@ class Format(ABC):
     files: ClassVar[tuple[str, ...]]
 
     @abstractmethod
-    def claims(self, place: Place) -> bool:
-        """Whether what is at a place has the form of this format."""
+    def claims(self, location: Location) -> bool:
+        """Whether what is at a location has the form of this format."""
 
     @abstractmethod
-    def load(self, place: Place) -> SparseCoder:
-        """The coder at a place that the format claims.
+    def load(self, location: Location) -> SparseCoder:
+        """The coder at a location that the format claims.
 
         Raises:
             StorageError: it is damaged, or has something that a `SparseCoder` cannot express.
@@ -57,7 +57,7 @@ class Format(ABC):
 class Written:
     """What a format writes for a coder: the content of cfg.json, and tensors."""
 
-    settings: Mapping[str, Any]
+    config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
 
@@ -68,29 +68,29 @@ class FolderFormat(Format):
     """The name of its safetensors file."""
 
     @override
-    def claims(self, place: Place) -> bool:
-        return place.has(SETTINGS) and place.has(self.weights)
+    def claims(self, location: Location) -> bool:
+        return location.has(CONFIG) and location.has(self.weights)
 
     @override
-    def load(self, place: Place) -> SparseCoder:
-        settings = Settings.read(place.folder / SETTINGS)
-        coder = self.compose(settings, Weights.read(place.folder / self.weights), place)
-        wanted = settings.get(FINGERPRINT, str, None)
+    def load(self, location: Location) -> SparseCoder:
+        config = Config.read(location.folder / CONFIG)
+        coder = self.compose(config, NamedTensors.read(location.folder / self.weights), location)
+        wanted = config.get(FINGERPRINT, str, None)
         if wanted is not None and wanted != coder.fingerprint:
             raise StorageError(
-                f"{place.folder / self.weights} does not hold what {SETTINGS} beside it was written for",
+                f"{location.folder / self.weights} does not hold what {CONFIG} beside it was written for",
                 "both files of one save are needed: the folder was mixed, or its last save was cut short",
-                f"save again, or take {FINGERPRINT!r} out of {SETTINGS} if another program changed the weights",
+                f"save again, or take {FINGERPRINT!r} out of {CONFIG} if another program changed the weights",
             )
         return coder
 
     @abstractmethod
-    def compose(self, settings: Settings, weights: Weights, place: Place) -> SparseCoder:
-        """The coder that settings and tensors describe."""
+    def compose(self, config: Config, weights: NamedTensors, location: Location) -> SparseCoder:
+        """The coder that a config and tensors describe."""
 
     @abstractmethod
     def express(self, coder: SparseCoder) -> Written:
-        """Settings and tensors that describe a coder.
+        """A config and tensors that describe a coder.
 
         Raises:
             UsageError: the format has no words for it.
@@ -112,8 +112,8 @@ class FolderFormat(Format):
             StorageError: a file cannot be written.
         """
         written = self.express(coder)
-        settings = {**written.settings, FINGERPRINT: self._read_back(written).fingerprint}
-        text = _json(settings)
+        config = {**written.config, FINGERPRINT: self._read_back(written).fingerprint}
+        text = _json(config)
         # Clones, since the format has no way to say that tensors share memory.
         content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in written.tensors.items()})
         try:
@@ -121,20 +121,20 @@ class FolderFormat(Format):
         except OSError as error:
             raise StorageError(f"{folder} could not be made ({error.strerror})", "a folder is needed") from error
         write_atomically(folder / self.weights, content)
-        write_atomically(folder / SETTINGS, text)
+        write_atomically(folder / CONFIG, text)
 
     def _read_back(self, written: Written) -> SparseCoder:
         nowhere = Path("/")
         return self.compose(
-            Settings(nowhere / SETTINGS, written.settings),
-            Weights(nowhere / self.weights, written.tensors),
-            Place(nowhere, None, ""),
+            Config(nowhere / CONFIG, written.config),
+            NamedTensors(nowhere / self.weights, written.tensors),
+            Location(nowhere, None, ""),
         )
 
 
-def _json(settings: Mapping[str, Any]) -> bytes:
+def _json(config: Mapping[str, Any]) -> bytes:
     try:
-        return json.dumps(settings, indent=2, sort_keys=True, allow_nan=False).encode()
+        return json.dumps(config, indent=2, sort_keys=True, allow_nan=False).encode()
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"a coder was given whose `model` or `training` is no JSON ({error})", "finite numbers, text and lists"

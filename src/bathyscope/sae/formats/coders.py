@@ -7,13 +7,13 @@ from typing import Final
 
 from bathyscope.errors import StorageError, UsageError
 from bathyscope.sae.coder import SparseCoder
-from bathyscope.sae.formats.base import SETTINGS, FolderFormat, Format
+from bathyscope.sae.formats.base import CONFIG, FolderFormat, Format
 from bathyscope.sae.formats.dictionary_learning import DictionaryLearning
 from bathyscope.sae.formats.gemma_scope import GemmaScope, GemmaScope2
 from bathyscope.sae.formats.hub import PREFIX, Address
+from bathyscope.sae.formats.location import Location
 from bathyscope.sae.formats.openai import OpenAi
 from bathyscope.sae.formats.own import Own
-from bathyscope.sae.formats.place import Place
 from bathyscope.sae.formats.saelens import SaeLens
 from bathyscope.sae.formats.sparsify import Sparsify
 from bathyscope.sites import Site
@@ -36,18 +36,18 @@ class Found:
 
     Args:
         format: the one format that claims it.
-        place: where it is.
+        location: where it is.
     """
 
     format: Format
-    place: Place
+    location: Location
 
     def load(self, site: Site | str | None = None, target: Site | str | None = None) -> SparseCoder:
         """Read it; see `load_coder`."""
         try:
-            coder = self.format.load(self.place)
+            coder = self.format.load(self.location)
         except UsageError as error:  # numbers or shapes that no coder may have
-            raise StorageError(f"{self.place.path}: {error.given}", error.expected, error.remedy) from error
+            raise StorageError(f"{self.location.path}: {error.given}", error.expected, error.remedy) from error
         where = coder.site if site is None else Site.parse(site)
         # An autoencoder writes where it reads.
         imitated = coder.target if coder.is_transcoder or coder.training.get("transcoder") else where
@@ -64,19 +64,19 @@ def find_coder(path: str | Path) -> Found:
     text = str(path)
     if text.startswith(PREFIX):
         names = list(dict.fromkeys(name for fmt in FORMATS for name in fmt.files))
-        place = Place.of(Address.parse(text).fetch(names), text)
+        location = Location.of(Address.parse(text).fetch(names), text)
     else:
-        place = Place.of(Path(path).expanduser())
-    claiming = [fmt for fmt in FORMATS if fmt.claims(place)]
+        location = Location.of(Path(path).expanduser())
+    claiming = [fmt for fmt in FORMATS if fmt.claims(location)]
     if len(claiming) == 1:
-        return Found(claiming[0], place)
-    there = ", ".join(sorted(one.name for one in place.folder.iterdir())[:8]) or "nothing"
+        return Found(claiming[0], location)
+    there = ", ".join(sorted(one.name for one in location.folder.iterdir())[:8]) or "nothing"
     if claiming:
         names = " and as ".join(fmt.title for fmt in claiming)
-        raise StorageError(f"{place.path} can be read as {names}; it has {there}", "one coder a folder is needed")
-    several = _below(place.folder) if place.file is None else []
+        raise StorageError(f"{location.path} can be read as {names}; it has {there}", "one coder a folder is needed")
+    several = _below(location.folder) if location.file is None else []
     raise StorageError(
-        f"{place.path} holds no coder that is recognised; it has {there}",
+        f"{location.path} holds no coder that is recognised; it has {there}",
         "; ".join(f"{' and '.join(fmt.files[:2])} make a coder of {fmt.title}" for fmt in FORMATS[:3]),
         str(several[0]) if several else "bathyscope sae convert --help",
     )
@@ -184,14 +184,14 @@ def coder_folders(folder: str | Path) -> list[Path]:
     if not found:
         raise StorageError(
             f"{folder} has no coder, and no folder in it has one",
-            f"{SETTINGS} and a safetensors file make one",
+            f"{CONFIG} and a safetensors file make one",
             "bathyscope sae train --out DIR",
         )
     return found
 
 
 def _is_coder(folder: Path) -> bool:
-    return (folder / SETTINGS).is_file() and any(folder.glob("*.safetensors"))
+    return (folder / CONFIG).is_file() and any(folder.glob("*.safetensors"))
 
 
 def _below(folder: Path) -> list[Path]:

@@ -13,10 +13,10 @@ from bathyscope.sae.code import KeepAbove, KeepTop, Selection
 from bathyscope.sae.coder import SparseCoder
 from bathyscope.sae.formats.archives import names_in_torch, read_torch, tensors_of
 from bathyscope.sae.formats.base import Format, site_of
+from bathyscope.sae.formats.config import Config
 from bathyscope.sae.formats.gates import gated
-from bathyscope.sae.formats.place import Place
-from bathyscope.sae.formats.settings import Settings
-from bathyscope.sae.formats.weights import Weights
+from bathyscope.sae.formats.location import Location
+from bathyscope.sae.formats.tensors import NamedTensors
 
 KEYS: Final[Mapping[str, frozenset[str]]] = {
     "AutoEncoder": frozenset({"bias", "encoder.weight", "encoder.bias", "decoder.weight"}),
@@ -40,17 +40,17 @@ class DictionaryLearning(Format):
     files = ("ae.pt", "config.json")
 
     @override
-    def claims(self, place: Place) -> bool:
-        path = place.find("ae.pt", ".pt")
+    def claims(self, location: Location) -> bool:
+        path = location.find("ae.pt", ".pt")
         return path is not None and bool(_classes(names_in_torch(path)))
 
     @override
-    def load(self, place: Place) -> SparseCoder:
-        path = place.find("ae.pt", ".pt")
-        assert path is not None, "a place that was claimed has its file"
+    def load(self, location: Location) -> SparseCoder:
+        path = location.find("ae.pt", ".pt")
+        assert path is not None, "a location that was claimed has its file"
         weights = tensors_of(path, read_torch(path))
-        settings = place.settings("config.json")
-        trainer = settings.part("trainer") if settings else Settings(path, {})
+        config = location.config("config.json")
+        trainer = config.part("trainer") if config else Config(path, {})
         kind = _class_of(weights, trainer)
         found = _linear(weights) if "encoder.weight" in weights else _matrices(weights)
         n_latents = len(found["encoder"])
@@ -74,7 +74,7 @@ class DictionaryLearning(Format):
             site=site,
             target=site,
             model={"model": trainer.get("lm_name", str, "")},
-            training={"format": self.name, "class": kind, "cfg": dict(settings.values) if settings else {}},
+            training={"format": self.name, "class": kind, "cfg": dict(config.values) if config else {}},
         )
 
 
@@ -84,7 +84,7 @@ def _classes(names: Set[str]) -> list[str]:
     return ["AutoEncoderTopK", *found] if found == ["BatchTopKSAE"] else found
 
 
-def _class_of(weights: Weights, trainer: Settings) -> str:
+def _class_of(weights: NamedTensors, trainer: Config) -> str:
     """The class, which config.json has to say where two save the same names."""
     possible, said = _classes(set(weights.tensors)), trainer.get("dict_class", str, None)
     if said is not None and said not in possible:
@@ -98,7 +98,7 @@ def _class_of(weights: Weights, trainer: Settings) -> str:
     return said or possible[0]
 
 
-def _linear(weights: Weights) -> dict[str, Any]:
+def _linear(weights: NamedTensors) -> dict[str, Any]:
     """The parts of a class that is made of linear layers."""
     encoder = weights.matrix("encoder.weight")
     n_latents, d_in = encoder.shape
@@ -111,7 +111,7 @@ def _linear(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _matrices(weights: Weights) -> dict[str, Any]:
+def _matrices(weights: NamedTensors) -> dict[str, Any]:
     """The parts of a class that is made of matrices."""
     d_in, n_latents = weights.matrix("W_enc").shape
     if "group_sizes" in weights and int(weights.tensors["group_sizes"].sum()) != n_latents:
@@ -133,7 +133,7 @@ def _norm_decoder(found: dict[str, Any]) -> None:
         found["decoder"] = found["decoder"] / norms[:, None]
 
 
-def _calibrated(weights: Weights) -> KeepAbove:
+def _calibrated(weights: NamedTensors) -> KeepAbove:
     """BatchTopK as it runs: above one threshold, which training measured."""
     threshold = weights.take("threshold")
     if float(threshold) < 0:
@@ -147,7 +147,7 @@ def _calibrated(weights: Weights) -> KeepAbove:
     return KeepAbove(threshold.clamp(min=0))
 
 
-def _site(trainer: Settings) -> Any:
+def _site(trainer: Config) -> Any:
     """The residual stream after a block, which is what its submodules are called; others are named by their class."""
     match = re.fullmatch(r"resid_post(?:_layer_(\d+))?", trainer.get("submodule_name", str, None) or "")
     if not match:

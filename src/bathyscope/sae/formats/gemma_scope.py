@@ -10,9 +10,9 @@ from bathyscope.sae.code import KeepAbove
 from bathyscope.sae.coder import SparseCoder
 from bathyscope.sae.formats.archives import read_numpy
 from bathyscope.sae.formats.base import Format, site_of
-from bathyscope.sae.formats.place import Place
-from bathyscope.sae.formats.settings import Settings
-from bathyscope.sae.formats.weights import Weights
+from bathyscope.sae.formats.config import Config
+from bathyscope.sae.formats.location import Location
+from bathyscope.sae.formats.tensors import NamedTensors
 from bathyscope.sites import Site
 
 COLLECTION: Final = re.compile(r"gemma-scope-(\d+b)-(pt|it)-(res|mlp|att|transcoders)\b")
@@ -36,16 +36,16 @@ class GemmaScope(Format):
     files = ("params.npz",)
 
     @override
-    def claims(self, place: Place) -> bool:
-        return place.find("params.npz", ".npz") is not None
+    def claims(self, location: Location) -> bool:
+        return location.find("params.npz", ".npz") is not None
 
     @override
-    def load(self, place: Place) -> SparseCoder:
-        path = place.find("params.npz", ".npz")
-        assert path is not None, "a place that was claimed has its file"
+    def load(self, location: Location) -> SparseCoder:
+        path = location.find("params.npz", ".npz")
+        assert path is not None, "a location that was claimed has its file"
         weights = read_numpy(path)
-        collection, layer = COLLECTION.search(place.asked), re.search(r"/layer_(\d+)\b", place.asked)
-        embedding = collection is not None and re.search(r"/embedding\b", place.asked) is not None
+        collection, layer = COLLECTION.search(location.asked), re.search(r"/layer_(\d+)\b", location.asked)
+        embedding = collection is not None and re.search(r"/embedding\b", location.asked) is not None
         site = None
         if embedding:
             site = Site("embed")
@@ -65,7 +65,7 @@ class GemmaScope(Format):
             site=None if transcoder else site,
             target=site,
             model={"model": f"google/gemma-2-{collection[1]}" + "-it" * (collection[2] == "it")} if collection else {},
-            training={"format": self.name, "asked": place.asked, **({"transcoder": True} if transcoder else {})},
+            training={"format": self.name, "asked": location.asked, **({"transcoder": True} if transcoder else {})},
         )
 
 
@@ -77,22 +77,22 @@ class GemmaScope2(Format):
     files = ("params.safetensors", "config.json")
 
     @override
-    def claims(self, place: Place) -> bool:
-        return place.find("params.safetensors") is not None
+    def claims(self, location: Location) -> bool:
+        return location.find("params.safetensors") is not None
 
     @override
-    def load(self, place: Place) -> SparseCoder:
-        settings = place.settings("config.json") or Settings(place.folder / "config.json", {})
-        weights = Weights.read(place.folder / "params.safetensors")
-        if settings.get("architecture", str, "jump_relu") != "jump_relu":
-            settings.refuse(f"has the architecture {settings.values['architecture']!r}", "jump_relu")
+    def load(self, location: Location) -> SparseCoder:
+        config = location.config("config.json") or Config(location.folder / "config.json", {})
+        weights = NamedTensors.read(location.folder / "params.safetensors")
+        if config.get("architecture", str, "jump_relu") != "jump_relu":
+            config.refuse(f"has the architecture {config.values['architecture']!r}", "jump_relu")
         d_in, n_latents = weights.matrix("w_enc").shape
         d_out = weights.matrix("w_dec").shape[1]
-        hooks = [settings.get(f"hf_hook_point_{way}", str, "") for way in ("in", "out")]
+        hooks = [config.get(f"hf_hook_point_{way}", str, "") for way in ("in", "out")]
         site = _site(hooks[0])
         target = site if hooks[1] in ("", hooks[0]) else _site(hooks[1])
         skip = "affine_skip_connection" in weights
-        transcoder = skip or hooks[1] not in ("", hooks[0]) or settings.get("type", str, "sae") == "transcoder"
+        transcoder = skip or hooks[1] not in ("", hooks[0]) or config.get("type", str, "sae") == "transcoder"
         return SparseCoder(
             weights.take("w_enc", d_in, n_latents).T.contiguous(),
             weights.take("b_enc", n_latents),
@@ -102,10 +102,10 @@ class GemmaScope2(Format):
             skip=weights.take("affine_skip_connection", d_in, d_out) if skip else None,
             site=site,
             target=target,
-            model={"model": settings.get("model_name", str, "")},
+            model={"model": config.get("model_name", str, "")},
             training={
                 "format": self.name,
-                "cfg": dict(settings.values),
+                "cfg": dict(config.values),
                 **({"transcoder": True} if transcoder else {}),
             },
         )

@@ -10,8 +10,8 @@ from bathyscope.sae.code import KeepAbove, KeepTop, Selection
 from bathyscope.sae.coder import SparseCoder
 from bathyscope.sae.formats.archives import names_in_torch, read_torch, tensors_of
 from bathyscope.sae.formats.base import Format
-from bathyscope.sae.formats.place import Place
-from bathyscope.sae.formats.weights import Weights
+from bathyscope.sae.formats.location import Location
+from bathyscope.sae.formats.tensors import NamedTensors
 from bathyscope.sites import Site
 
 LOCATIONS: Final = {
@@ -34,21 +34,21 @@ class OpenAi(Format):
     files = ("autoencoder.pt",)
 
     @override
-    def claims(self, place: Place) -> bool:
-        path = place.find("autoencoder.pt", ".pt")
+    def claims(self, location: Location) -> bool:
+        path = location.find("autoencoder.pt", ".pt")
         return path is not None and {"pre_bias", "latent_bias"} <= names_in_torch(path)
 
     @override
-    def load(self, place: Place) -> SparseCoder:
-        path = place.find("autoencoder.pt", ".pt")
-        assert path is not None, "a place that was claimed has its file"
+    def load(self, location: Location) -> SparseCoder:
+        path = location.find("autoencoder.pt", ".pt")
+        assert path is not None, "a location that was claimed has its file"
         found = read_torch(path)
         weights = tensors_of(path, found)
         encoder = weights.matrix("encoder.weight")
         n_latents, d_in = encoder.shape
         bias = weights.take("pre_bias", d_in)
         selection = _selection(weights, found)
-        match = PATH.search(place.asked)
+        match = PATH.search(location.asked)
         site = Site(LOCATIONS[match[1]], int(match[2])) if match else None
         return SparseCoder(
             encoder,
@@ -65,7 +65,7 @@ class OpenAi(Format):
         )
 
 
-def _selection(weights: Weights, found: dict[str, Any]) -> Selection:
+def _selection(weights: NamedTensors, found: dict[str, Any]) -> Selection:
     activation, state = found.get("activation", "ReLU"), found.get("activation_state_dict", {})
     if activation == "ReLU":
         return KeepAbove(torch.tensor(0.0))

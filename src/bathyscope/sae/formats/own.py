@@ -8,9 +8,9 @@ from typing_extensions import override
 from bathyscope.sae.code import KeepAbove, KeepTop, Selection
 from bathyscope.sae.coder import SparseCoder
 from bathyscope.sae.formats.base import FINGERPRINT, FolderFormat, Written
-from bathyscope.sae.formats.place import Place
-from bathyscope.sae.formats.settings import Settings
-from bathyscope.sae.formats.weights import Weights
+from bathyscope.sae.formats.config import Config
+from bathyscope.sae.formats.location import Location
+from bathyscope.sae.formats.tensors import NamedTensors
 from bathyscope.sites import Site
 
 VERSION: Final = 1
@@ -28,9 +28,9 @@ class Own(FolderFormat):
     files = ("cfg.json", "coder.safetensors")
 
     @override
-    def compose(self, settings: Settings, weights: Weights, place: Place) -> SparseCoder:
-        if settings.size("version") > VERSION:
-            settings.refuse(
+    def compose(self, config: Config, weights: NamedTensors, location: Location) -> SparseCoder:
+        if config.size("version") > VERSION:
+            config.refuse(
                 "was written by a newer bathyscope", f"a version up to {VERSION}", "pip install -U bathyscope"
             )
         n_latents, d_in = weights.matrix("encoder").shape
@@ -48,17 +48,17 @@ class Own(FolderFormat):
         found = {name: weights.take(name, *shapes[name]) for name in shapes if name in weights or name in NEEDED}
         return SparseCoder(
             **found,
-            selection=_selection(settings.part("selection"), weights, n_latents),
-            normed=settings.get("normed", bool),
-            site=_site(settings, "site"),
-            target=_site(settings, "target"),
-            model=settings.get("model", dict),
-            training=settings.get("training", dict),
+            selection=_selection(config.part("selection"), weights, n_latents),
+            normed=config.get("normed", bool),
+            site=_site(config, "site"),
+            target=_site(config, "target"),
+            model=config.get("model", dict),
+            training=config.get("training", dict),
         )
 
     @override
     def express(self, coder: SparseCoder) -> Written:
-        settings: dict[str, Any] = {
+        config: dict[str, Any] = {
             "format": "bathyscope-coder",
             "version": VERSION,
             "n_latents": coder.n_latents,
@@ -71,26 +71,26 @@ class Own(FolderFormat):
             "model": dict(coder.model),
             "training": dict(coder.training),
         }
-        return Written(settings, coder.tensors())
+        return Written(config, coder.tensors())
 
     @override
-    def load(self, place: Place) -> SparseCoder:
-        coder = super().load(place)
-        if (settings := place.settings("cfg.json")) is not None:
-            settings.get(FINGERPRINT, str)  # others' folders may do without
+    def load(self, location: Location) -> SparseCoder:
+        coder = super().load(location)
+        if (config := location.config("cfg.json")) is not None:
+            config.get(FINGERPRINT, str)  # others' folders may do without
         return coder
 
 
-def _selection(settings: Settings, weights: Weights, n_latents: int) -> Selection:
-    kind = settings.get("selection", str)
+def _selection(config: Config, weights: NamedTensors, n_latents: int) -> Selection:
+    kind = config.get("selection", str)
     if kind == "top":
-        return KeepTop(settings.size("k"))
+        return KeepTop(config.size("k"))
     if kind != "above":
-        settings.refuse(f"has the selection {kind!r}", "top or above")
+        config.refuse(f"has the selection {kind!r}", "top or above")
     threshold: Tensor | None = weights.tensors.get("threshold")
     return KeepAbove(weights.take("threshold", *(() if threshold is not None and not threshold.ndim else (n_latents,))))
 
 
-def _site(settings: Settings, name: str) -> Site | None:
-    text = settings.get(name, str, None)
+def _site(config: Config, name: str) -> Site | None:
+    text = config.get(name, str, None)
     return None if text is None else Site.parse(text)

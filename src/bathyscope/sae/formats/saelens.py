@@ -13,14 +13,14 @@ from typing_extensions import override
 from bathyscope.sae.code import KeepAbove, KeepTop, Selection
 from bathyscope.sae.coder import SparseCoder
 from bathyscope.sae.formats.base import FolderFormat, Written, moved, refuse_to_express, site_of, transcodes
+from bathyscope.sae.formats.config import Config
 from bathyscope.sae.formats.gates import gated
-from bathyscope.sae.formats.place import Place
-from bathyscope.sae.formats.settings import Settings
-from bathyscope.sae.formats.weights import Weights
+from bathyscope.sae.formats.location import Location
+from bathyscope.sae.formats.tensors import NamedTensors
 from bathyscope.sites import Site
 
 VERSION: Final = "6.0.0"
-"""The version of SAELens whose settings are written; later ones read the same."""
+"""The version of SAELens whose config is written; later ones read the same."""
 
 AUTOENCODERS: Final = ("standard", "gated", "topk", "jumprelu")
 TRANSCODERS: Final = ("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder")
@@ -43,8 +43,8 @@ class SaeLens(FolderFormat):
     files = ("cfg.json", "sae_weights.safetensors", "activation_scaler.json")
 
     @override
-    def compose(self, settings: Settings, weights: Weights, place: Place) -> SparseCoder:
-        said = _modern(settings)
+    def compose(self, config: Config, weights: NamedTensors, location: Location) -> SparseCoder:
+        said = _modern(config)
         architecture = said.get("architecture", str, "standard")
         if architecture not in AUTOENCODERS + TRANSCODERS:
             said.refuse(f"has the architecture {architecture!r}", f"one of {', '.join(AUTOENCODERS + TRANSCODERS)}")
@@ -63,7 +63,7 @@ class SaeLens(FolderFormat):
         if architecture == "topk" and said.get("rescale_acts_by_decoder_norm", bool, False):
             norms = decoder.norm(dim=-1)
             encoder, encoder_bias, decoder = encoder * norms[:, None], encoder_bias * norms, decoder / norms[:, None]
-        scale = _scale(said, place)
+        scale = _scale(said, location)
         hook, hook_out, transcribed = said.part("metadata"), "hook_name_out", {"transcoder": True}
         site = site_of(hook.get("hook_name", str, ""), hook.get("hook_head_index", int, None))
         return SparseCoder(
@@ -78,7 +78,7 @@ class SaeLens(FolderFormat):
             site=site,
             target=site_of(hook.get(hook_out, str, "")) if transcoder else site,
             model={"model": hook.get("model_name", str, "")},
-            training={"format": self.name, "cfg": dict(settings.values), **(transcribed if transcoder else {})},
+            training={"format": self.name, "cfg": dict(config.values), **(transcribed if transcoder else {})},
         )
 
     @override
@@ -87,7 +87,7 @@ class SaeLens(FolderFormat):
         transcoder = architecture in TRANSCODERS
         tied = not transcoder and coder.centre is not None and torch.equal(coder.centre, coder.decoder_bias)
         reshaped = coder.site is not None and coder.site.component == "z" and coder.site.head is None
-        settings: dict[str, Any] = {
+        config: dict[str, Any] = {
             "architecture": architecture,
             "d_in": coder.d_in,
             "d_sae": coder.n_latents,
@@ -105,14 +105,14 @@ class SaeLens(FolderFormat):
             "b_dec": coder.decoder_bias,
         }
         if transcoder:
-            settings["d_out"] = coder.d_out
+            config["d_out"] = coder.d_out
         if coder.skip is not None:
             tensors["W_skip"] = coder.skip.T
         if isinstance(coder.selection, KeepTop):
-            settings |= {"k": min(coder.selection.k, coder.n_latents), "rescale_acts_by_decoder_norm": False}
+            config |= {"k": min(coder.selection.k, coder.n_latents), "rescale_acts_by_decoder_norm": False}
         elif isinstance(coder.selection, KeepAbove) and "jumprelu" in architecture:
             tensors["threshold"] = coder.selection.threshold.expand(coder.n_latents)
-        return Written(settings, tensors)
+        return Written(config, tensors)
 
     def _architecture(self, coder: SparseCoder) -> str:
         """The word for a coder.
@@ -147,16 +147,14 @@ def hook_name(site: Site) -> str:
     return alone.get(site.component, f"blocks.{site.layer}.{name}")
 
 
-def _modern(settings: Settings) -> Settings:
-    """Settings as version 6 has them; before, all keys stood side by side, and some had other names."""
-    version = settings.get("sae_lens_version", str, None) or settings.part("metadata").get(
-        "sae_lens_version", str, None
-    )
+def _modern(config: Config) -> Config:
+    """The config as version 6 has it; before, all keys stood side by side, and some had other names."""
+    version = config.get("sae_lens_version", str, None) or config.part("metadata").get("sae_lens_version", str, None)
     if version is not None and version.partition(".")[0].isdecimal() and int(version.partition(".")[0]) >= 6:
-        return settings
+        return config
     renamed = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index"}
     renamed["activation_fn_str"] = "activation_fn"
-    said = Settings(settings.path, {renamed.get(name, name): value for name, value in settings.values.items()})
+    said = Config(config.path, {renamed.get(name, name): value for name, value in config.values.items()})
     values = {**said.values, "metadata": {**said.part("metadata").values, **said.values}}
     activation = said.get("activation_fn", str, "relu")
     if activation == "topk":
@@ -165,10 +163,10 @@ def _modern(settings: Settings) -> Settings:
         said.refuse(f"has the activation {activation!r}", "relu or topk")
     if isinstance(said.values.get("normalize_activations"), bool):
         values["normalize_activations"] = "expected_average_only_in" if said.values["normalize_activations"] else "none"
-    return Settings(settings.path, values)
+    return Config(config.path, values)
 
 
-def _selection(architecture: str, said: Settings, weights: Weights, n_latents: int) -> Selection:
+def _selection(architecture: str, said: Config, weights: NamedTensors, n_latents: int) -> Selection:
     if architecture == "topk":
         return KeepTop(said.size("k"))
     if "jumprelu" in architecture:
@@ -177,7 +175,7 @@ def _selection(architecture: str, said: Settings, weights: Weights, n_latents: i
     return KeepAbove(torch.tensor(0.0))
 
 
-def _normed(said: Settings, transcoder: bool) -> bool:
+def _normed(said: Config, transcoder: bool) -> bool:
     way = said.get("normalize_activations", str, "none")
     if way in REFUSED:
         said.refuse(f"normalises activations by {way!r}: {REFUSED[way]}")
@@ -188,11 +186,11 @@ def _normed(said: Settings, transcoder: bool) -> bool:
     return way == "layer_norm"
 
 
-def _scale(said: Settings, place: Place) -> float:
+def _scale(said: Config, location: Location) -> float:
     """What activations are multiplied with before they are encoded. Latents and their biases stay as they are."""
     if said.get("normalize_activations", str, "none") != "expected_average_only_in":
         return 1.0
-    scaler = place.settings("activation_scaler.json")
+    scaler = location.config("activation_scaler.json")
     if scaler is None:
         said.refuse(
             "scales activations by their mean norm, and does not say by how much",
@@ -205,7 +203,7 @@ def _scale(said: Settings, place: Place) -> float:
     return factor
 
 
-def _factors(said: Settings, weights: Weights, n_latents: int) -> Tensor:
+def _factors(said: Config, weights: NamedTensors, n_latents: int) -> Tensor:
     """What latents of early versions were multiplied with before they were decoded."""
     for name in ("scaling_factor", "finetuning_scaling_factor"):
         if name in weights:

@@ -9,9 +9,9 @@ from typing_extensions import override
 from bathyscope.sae.code import KeepTop
 from bathyscope.sae.coder import SparseCoder
 from bathyscope.sae.formats.base import FolderFormat, Written, moved, refuse_to_express, transcodes
-from bathyscope.sae.formats.place import Place
-from bathyscope.sae.formats.settings import Settings
-from bathyscope.sae.formats.weights import Weights
+from bathyscope.sae.formats.config import Config
+from bathyscope.sae.formats.location import Location
+from bathyscope.sae.formats.tensors import NamedTensors
 from bathyscope.sites import Site
 
 BLOCK: Final = re.compile(r"(?:[a-z_]+\.)*(?:layers|h)[._](\d+)")
@@ -27,26 +27,26 @@ class Sparsify(FolderFormat):
     files = ("cfg.json", "sae.safetensors")
 
     @override
-    def compose(self, settings: Settings, weights: Weights, place: Place) -> SparseCoder:
-        activation = settings.get("activation", str, "topk")
-        if activation != "topk" or settings.get("signed", bool, False):
+    def compose(self, config: Config, weights: NamedTensors, location: Location) -> SparseCoder:
+        activation = config.get("activation", str, "topk")
+        if activation != "topk" or config.get("signed", bool, False):
             signed = "a signed code" if activation == "topk" else f"the activation {activation!r}"
-            settings.refuse(f"has {signed}", "the k largest that are positive")
-        d_in = settings.size("d_in")
-        n_latents = settings.get("num_latents", int, 0) or d_in * settings.size("expansion_factor")
+            config.refuse(f"has {signed}", "the k largest that are positive")
+        d_in = config.size("d_in")
+        n_latents = config.get("num_latents", int, 0) or d_in * config.size("expansion_factor")
         bias = weights.take("b_dec", d_in)
-        transcoder = settings.get("transcode", bool, False)
-        skip = weights.take("W_skip", d_in, d_in) if settings.get("skip_connection", bool, False) else None
-        site = _site(place.asked)
-        known: dict[str, Any] = {"format": self.name, "cfg": dict(settings.values)}
-        if place.asked:
-            known["hookpoint"] = place.folder.name
+        transcoder = config.get("transcode", bool, False)
+        skip = weights.take("W_skip", d_in, d_in) if config.get("skip_connection", bool, False) else None
+        site = _site(location.asked)
+        known: dict[str, Any] = {"format": self.name, "cfg": dict(config.values)}
+        if location.asked:
+            known["hookpoint"] = location.folder.name
         return SparseCoder(
             weights.take("encoder.weight", n_latents, d_in),
             weights.take("encoder.bias", n_latents),
             weights.take("W_dec", n_latents, d_in),
             bias,
-            KeepTop(settings.size("k")),
+            KeepTop(config.size("k")),
             centre=None if transcoder else bias,
             skip=None if skip is None else skip.T.contiguous(),
             site=None if transcoder else site,
@@ -63,7 +63,7 @@ class Sparsify(FolderFormat):
         if coder.d_in != coder.d_out:
             raise refuse_to_express(coder, "an output of another width than the input", self)
         transcoder = transcodes(coder)
-        settings: dict[str, Any] = {
+        config: dict[str, Any] = {
             "activation": "topk",
             "expansion_factor": max(1, coder.n_latents // coder.d_in),
             "normalize_decoder": bool(torch.allclose(coder.decoder.norm(dim=-1), torch.ones(()).to(coder.decoder))),
@@ -80,7 +80,7 @@ class Sparsify(FolderFormat):
             "W_dec": coder.decoder,
             "b_dec": coder.decoder_bias,
         }
-        return Written(settings, tensors if coder.skip is None else {**tensors, "W_skip": coder.skip.T})
+        return Written(config, tensors if coder.skip is None else {**tensors, "W_skip": coder.skip.T})
 
 
 def _site(asked: str) -> Site | None:

@@ -1,4 +1,4 @@
-"""Settings: a JSON file of somebody else's, read within limits, and asked for by name and kind."""
+"""Config: a JSON file of somebody else's, read within limits, and asked for by name and kind."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from bathyscope.errors import StorageError
 
 MOST_BYTES: Final = 2**22
-"""Bytes of a settings file. Published ones have a few thousand."""
+"""Bytes of a config file. Published ones have a few thousand."""
 
 MOST_DEPTH: Final = 32
 """Objects within objects. Published files have three."""
@@ -19,13 +19,13 @@ _NEEDED: Final[Any] = object()
 
 
 @dataclass(frozen=True)
-class Settings:
+class Config:
     """A JSON object, and the file that it stands in.
 
     Example:
         >>> from pathlib import Path
-        >>> from bathyscope.sae.formats.settings import Settings
-        >>> found = Settings(Path("cfg.json"), {"k": 32, "skip": None})
+        >>> from bathyscope.sae.formats.config import Config
+        >>> found = Config(Path("cfg.json"), {"k": 32, "skip": None})
         >>> found.get("k", int), found.get("skip", bool, False)
         (32, False)
     """
@@ -34,7 +34,7 @@ class Settings:
     values: Mapping[str, Any]
 
     @classmethod
-    def read(cls, path: Path) -> "Settings":
+    def read(cls, path: Path) -> "Config":
         """Read a file.
 
         Raises:
@@ -80,9 +80,9 @@ class Settings:
             self.refuse(f"has {name}={value}", "a number from 1")
         return value
 
-    def part(self, name: str) -> "Settings":
+    def part(self, name: str) -> "Config":
         """An object within this one; an empty one where it is missing."""
-        return Settings(self.path, self.get(name, dict, {}))
+        return Config(self.path, self.get(name, dict, {}))
 
     def refuse(self, why: str, expected: str = "", remedy: str = "") -> NoReturn:
         """Say that the file is not what it should be."""

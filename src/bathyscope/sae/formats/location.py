@@ -1,28 +1,28 @@
-"""Place: a folder, or a file in one, that a coder is looked for in."""
+"""Location: a folder, or a file in one, that a coder is looked for in."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from bathyscope.errors import StorageError
-from bathyscope.sae.formats.settings import Settings
+from bathyscope.sae.formats.config import Config
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """What a person points at.
 
     Args:
         folder: where the files are.
-        file: the one file that is meant, or None for the folder. Settings are read from beside it.
+        file: the one file that is meant, or None for the folder. Config are read from beside it.
         asked: what was typed, in which published collections say what they hold.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
-        >>> from bathyscope.sae.formats.place import Place
+        >>> from bathyscope.sae.formats.location import Location
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / "cfg.json").write_text("{}")
-        >>> Place.of(folder).has("cfg.json")
+        >>> Location.of(folder).has("cfg.json")
         True
     """
 
@@ -31,8 +31,8 @@ class Place:
     asked: str
 
     @classmethod
-    def of(cls, path: Path, asked: str = "") -> "Place":
-        """The place of a path.
+    def of(cls, path: Path, asked: str = "") -> "Location":
+        """The location of a path.
 
         Raises:
             StorageError: there is nothing.
@@ -60,10 +60,10 @@ class Place:
             return self.file if meant else None
         return self.folder / name if (self.folder / name).is_file() else None
 
-    def settings(self, name: str) -> Settings | None:
+    def config(self, name: str) -> Config | None:
         """What a JSON file beside it says, or None where there is none.
 
         Raises:
             StorageError: it is no JSON object.
         """
-        return Settings.read(self.folder / name) if (self.folder / name).is_file() else None
+        return Config.read(self.folder / name) if (self.folder / name).is_file() else None

@@ -1,4 +1,4 @@
-"""Weights: named tensors of a file, read within limits, and asked for by name and shape.
+"""Named tensors of a file, read within limits, and asked for by name and shape.
 
 A file of somebody else's may announce what it does not hold. What is announced is compared with the file's own size
 before memory is taken for it: here for safetensors, in `archives` for what numpy and torch save.
@@ -22,14 +22,14 @@ DTYPES: Final = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, eq=False)
-class Weights:
+class NamedTensors:
     """Tensors by name, and the file that they stand in.
 
     Example:
         >>> import torch
         >>> from pathlib import Path
-        >>> from bathyscope.sae.formats.weights import Weights
-        >>> Weights(Path("sae.safetensors"), {"b_dec": torch.zeros(3)}).take("b_dec", 3).tolist()
+        >>> from bathyscope.sae.formats.tensors import NamedTensors
+        >>> NamedTensors(Path("sae.safetensors"), {"b_dec": torch.zeros(3)}).take("b_dec", 3).tolist()
         [0.0, 0.0, 0.0]
     """
 
@@ -37,7 +37,7 @@ class Weights:
     tensors: Mapping[str, Tensor]
 
     @classmethod
-    def read(cls, path: Path) -> "Weights":
+    def read(cls, path: Path) -> "NamedTensors":
         """Read a safetensors file.
 
         Raises:
