@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bathyscope.errors import StorageError
 from bathyscope.sae import KeepAbove, KeepTop, SparseCoder, load_coder, save_coder
-from bathyscope.sae.formats import weights
+from bathyscope.sae.formats import tensors
 from bathyscope.sites import Site
 
 D, N = 6, 20
@@ -178,10 +178,10 @@ def test_safetensors_that_lie(tmp_path, name, format):
 
 def test_more_numbers_than_any_coder_has(folder, monkeypatch):
     """Such a file can be there in full without a disk that could hold it: its content may be a hole."""
-    monkeypatch.setattr(weights, "MOST_NUMBERS", N * D - 1)
+    monkeypatch.setattr(tensors, "MOST_NUMBERS", N * D - 1)
     with pytest.raises(StorageError, match=r"announces (en|de)coder of shape \(20, 6\); at most 119 numbers"):
         load_coder(folder)
-    monkeypatch.setattr(weights, "MOST_NUMBERS", N * D)
+    monkeypatch.setattr(tensors, "MOST_NUMBERS", N * D)
     assert load_coder(folder).n_latents == N
 
 
