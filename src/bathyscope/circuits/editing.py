@@ -5,7 +5,7 @@ arXiv 2403.19647). Errors are kept, and so are all other latents.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,13 +22,16 @@ from bathyscope.errors import UsageError
 from bathyscope.forward import run
 from bathyscope.generation import Progress, generate
 from bathyscope.interventions import Write
-from bathyscope.model import Model
+from bathyscope.model import Model, Tokens
 from bathyscope.results import provenance
 from bathyscope.sae import Edit, SparseCoder, Splice
+from bathyscope.sae.evaluate import batches
 from bathyscope.sites import EMBEDDING_LAYER, Site
 from bathyscope.starts import read_starts
 from bathyscope.texts import Texts, windows
 
+ROWS = 8
+"""Windows of a text that are run together: their logits are all held."""
 DRAWS = 5
 """Sets of other latents that are set in the same way, for comparison."""
 
@@ -194,17 +197,26 @@ def _told(values: Tensor, examples: Examples) -> dict[str, Any]:
 def _loss(model: Model, texts: Texts, n_tokens: int, writes: Sequence[Write]) -> dict[str, float]:
     """Mean cross-entropy of the next token, without and with writes, nats."""
     sums, count = [0.0, 0.0], 0
-    for window in windows(model, texts, length=min(128, model.max_length or 128)):
-        if count >= n_tokens:
-            break
-        targets = torch.tensor(window.ids[1:])
+    for block in batches(_first(windows(model, texts, length=min(128, model.max_length or 128)), n_tokens), ROWS):
         for number, wanted in enumerate(((), writes)):
-            logits = run(model, window, writes=wanted).logits[0][:-1]
-            sums[number] += float(torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum"))
-        count += len(targets)
+            for window, logits in zip(block, run(model, block, writes=wanted).logits, strict=True):
+                targets = torch.tensor(window.ids[1:], device=logits.device)
+                loss = torch.nn.functional.cross_entropy(logits[:-1].float(), targets, reduction="sum")
+                sums[number] += float(loss)
+        count += sum(len(window) - 1 for window in block)
     if not count:
         raise UsageError("the text has no window of two tokens", "a longer text is needed")
     return {"before": sums[0] / count, "after": sums[1] / count, "tokens": count}
+
+
+def _first(found: Iterator[Tokens], n_tokens: int) -> Iterator[Tokens]:
+    """Windows until these many tokens have been predicted."""
+    count = 0
+    for window in found:
+        if count >= n_tokens:
+            return
+        count += len(window) - 1
+        yield window
 
 
 def _written(model: Model, prompts: Sequence[str], new_tokens: int, writes: Sequence[Write]) -> list[dict[str, str]]:

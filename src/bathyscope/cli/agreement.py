@@ -60,7 +60,6 @@ def command(
     del debug  # its callback has done the work
     choices.check_revision(revision, model)
     study_files.check(out, plots or ())
-    from bathyscope.circuits import FindChoices
     from bathyscope.studies import AgreementChoices
 
     asked = AgreementChoices(
@@ -68,14 +67,7 @@ def command(
         train=train,
         held_out=held_out,
         compare=compare,
-        find=FindChoices(
-            errors=errors,  # type: ignore[arg-type]
-            ablation=ablation,  # type: ignore[arg-type]
-            sizes=circuit_request.numbers(sizes, "--sizes", int),
-            penalties=circuit_request.numbers(penalties, "--penalties", float),
-            steps=steps,
-            seed=seed,
-        ),
+        find=circuit_request.find_choices(sizes, penalties, errors=errors, ablation=ablation, steps=steps, seed=seed),
     )
     told = {} if labels is None else circuit_request.labels(labels)
     shown = terminal.may_animate(as_json=as_json)

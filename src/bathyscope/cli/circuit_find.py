@@ -46,16 +46,16 @@ def command(
     choices.check_revision(revision, model)
     choices.check_out(out, ".json")
     choices.check_writable(out.parent)
-    from bathyscope.circuits import FindChoices, find_circuit, read_examples
+    from bathyscope.circuits import find_circuit, read_examples
 
-    asked = FindChoices(
+    asked = circuit_request.find_choices(
+        sizes,
+        penalties,
         nodes=nodes,
-        errors=errors,  # type: ignore[arg-type]
-        ablation=ablation,  # type: ignore[arg-type]
-        sizes=circuit_request.numbers(sizes, "--sizes", int),
-        penalties=circuit_request.numbers(penalties, "--penalties", float),
-        method=method,  # type: ignore[arg-type]
-        baseline=baseline,  # type: ignore[arg-type]
+        errors=errors,
+        ablation=ablation,
+        method=method,
+        baseline=baseline,
         steps=steps,
         effects=effects,
         seed=seed,

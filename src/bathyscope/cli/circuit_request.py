@@ -11,7 +11,7 @@ from bathyscope.cli.opening import open_model
 from bathyscope.errors import UsageError
 
 if TYPE_CHECKING:
-    from bathyscope.circuits import CircuitResult
+    from bathyscope.circuits import CircuitResult, FindChoices
     from bathyscope.circuits.finding import Say
     from bathyscope.generation import Progress
     from bathyscope.model import Model
@@ -31,6 +31,19 @@ def numbers(typed: str, option: str, kind: type) -> tuple[Any, ...]:
     except ValueError as error:
         example = "10,50" if kind is int else "0.1,1"
         raise UsageError(f"{option} {typed} was given", "numbers with commas between", f"{option} {example}") from error
+
+
+def find_choices(sizes: str, penalties: str, **given: Any) -> "FindChoices":
+    """How circuits are looked for, as it was typed.
+
+    Raises:
+        UsageError: sizes or penalties are no numbers, or another value is none of those there are.
+    """
+    from bathyscope.circuits import FindChoices
+
+    return FindChoices(
+        sizes=numbers(sizes, "--sizes", int), penalties=numbers(penalties, "--penalties", float), **given
+    )
 
 
 def labels(path: Path) -> dict[str, str]:
