@@ -1,6 +1,8 @@
 """Circuits: what theory says of parts, effects and faithfulness, and slow references of each."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from bathyscope.circuits import (
     Directions,
     Examples,
     Feature,
+    Gates,
     Judge,
     Latents,
     MaskSettings,
@@ -26,13 +29,18 @@ from bathyscope.circuits import (
     mean_parts,
     ranked_circuit,
 )
-from bathyscope.circuits.attributions import Baseline
+from bathyscope.circuits.attributions import Baseline, Method, one_pass_gradients
+from bathyscope.circuits.runs import gradients_at
 from bathyscope.circuits.sums import site_sums
+from bathyscope.circuits.writes import LetThrough
 from bathyscope.errors import UsageError
 from bathyscope.interventions import Replace, Write
 from bathyscope.model import Model
 from bathyscope.readouts import Logit, LogitDiff
+from bathyscope.relevance import relevance
+from bathyscope.sae import KeepAbove
 from bathyscope.sites import Site
+from bathyscope.starts import read_starts
 from coders_for_tests import identity_coder, random_coder, width_of
 from conftest import tiny_model
 from families import ALL, TinyFamily
@@ -205,6 +213,51 @@ def test_one_gradient_serves_every_basis(llama: Model):
         feature_attributions(examples, bases, baseline="zero").in_bases(units)
 
 
+@pytest.mark.parametrize("method", ["attribution-patching", "relp"])
+def test_one_pass_gives_the_gradients_of_every_site(model: Model, family: TinyFamily, method: Method):
+    """What a pass a site gives, with the site's own value written there."""
+    examples = examples_of(model, 4)
+    sites = [model.site(text) for text in ("embed", "resid_post.1", "z.1", "resid_post.2")]
+    try:
+        found = one_pass_gradients(examples, sites, method)
+    except UsageError:
+        assert method == "relp", "a model that relevance refuses"
+        return
+    for site in sites:
+        values = [one.flatten(1) for one in capture(model, examples.clean, [site])[site]]
+        start = read_starts(model, examples.clean, [-1])[0][-1]
+        with relevance(model, model.n_layers) if method == "relp" else nullcontext():
+            _, wanted = gradients_at(model, examples.clean, examples.answers, site, torch.stack(values), start)
+        assert torch.allclose(found[site], wanted, atol=1e-4 * float(wanted.abs().max())), site
+
+
+@pytest.mark.parametrize("errors", [0.0, 0.3, 1.0])
+def test_what_is_let_through_is_what_gates_say(errors: float):
+    """Taken apart, put behind gates, and joined: the definition, with gradients by what is there and by the gates."""
+    generator = torch.Generator().manual_seed(0)
+    for basis in (
+        Latents(random_coder(24, n_latents=40, k=5)),
+        Latents(replace(random_coder(24, n_latents=40), selection=KeepAbove(torch.tensor(0.2)))),
+        Units(24, size=6),
+        Directions(torch.randn(3, 24, generator=generator)),
+    ):
+        x, other = (torch.randn(3, 2, 24, generator=generator) for _ in range(2))
+        reference = basis.split(other).mean()
+        shares = torch.rand(2, reference.features.shape[-1], generator=generator)
+        found = []
+        for quick in (True, False):
+            own, gates = x.clone().requires_grad_(), shares.clone().requires_grad_()
+            let = LetThrough(basis, Gates(gates, torch.full((2,), errors)), reference)
+            if quick:
+                value = let.apply(own)
+            else:
+                parts = basis.split(own) * let.gates + reference * let.gates.complement()
+                value = basis.joined(parts)
+            found.append((value, *torch.autograd.grad((value * other).sum(), [own, gates])))
+        for quick, slow in zip(*found, strict=True):
+            assert torch.allclose(quick, slow, atol=1e-5), type(basis)
+
+
 def test_6_where_all_that_follows_is_linear_attributions_are_effects():
     """No norm follows the last block of this one: the metric is linear in its residual stream."""
     model = precise("opt_post_norm")
@@ -230,8 +283,8 @@ def test_8_the_other_way_round_with_the_answers_swapped_is_the_same(llama: Model
 def test_9_the_number_of_pairs_together_changes_nothing(llama: Model, monkeypatch: pytest.MonkeyPatch):
     examples, bases = examples_of(llama, 8), coders(llama)
     whole = feature_attributions(examples, bases)
-    monkeypatch.setattr("bathyscope.circuits.runs.GRAPH_ROWS", 3)
-    monkeypatch.setattr("bathyscope.circuits.runs.ROWS", 3)
+    monkeypatch.setattr("bathyscope.circuits.runs.GRAPH_TOKENS", 16)
+    monkeypatch.setattr("bathyscope.circuits.runs.TOKENS", 16)
     monkeypatch.setattr("bathyscope.circuits.ends.ROWS", 3)
     again = feature_attributions(examples, bases)
     for site in whole.sites:

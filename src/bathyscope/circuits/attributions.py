@@ -9,6 +9,7 @@ serves every basis, and only gradients and activations are kept: features of all
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, get_args
@@ -20,12 +21,11 @@ from bathyscope.circuits.ends import Baseline, Ends
 from bathyscope.circuits.examples import Examples
 from bathyscope.circuits.features import Basis, Feature, flat
 from bathyscope.circuits.kept import Kept
-from bathyscope.circuits.runs import gradients_at, measured, measured_at
+from bathyscope.circuits.runs import gradients_at, gradients_through, measured, measured_at
 from bathyscope.engine import Stop
 from bathyscope.engine.events import CancelledError
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
-from bathyscope.model import Model
 from bathyscope.relevance import relevance
 from bathyscope.sites import EMBEDDING_LAYER, Site
 from bathyscope.starts import Start, read_starts, start_layer
@@ -188,38 +188,46 @@ def feature_attributions(
     _, read_corrupted = read_starts(model, examples.corrupted, [EMBEDDING_LAYER], list(by_site))
     lowest = starts[min(layers.values())]
     clean = measured(model, examples.clean, examples.answers, lowest)
-    found: dict[Site, Ends] = {}
-    gradients: dict[Site, Tensor] = {}
+    found = {
+        site: Ends(basis, *(flat(one[site], basis, site) for one in (read, read_corrupted)), baseline)
+        for site, basis in by_site.items()
+    }
+    gradients = {} if method == "integrated-gradients" else one_pass_gradients(examples, list(found), method)
     site_totals: dict[Site, Tensor] = {}
-    for done, (site, basis) in enumerate(by_site.items()):
+    for done, (site, ends) in enumerate(found.items()):
         if stop is not None and (stop.now or stop.soon):
             raise CancelledError("the attributions were stopped", f"{done} of {len(by_site)} sites are done")
-        ends = Ends(basis, *(flat(one[site], basis, site) for one in (read, read_corrupted)), baseline)
         start = starts[layers[site]]
-        find = partial(_mean_gradient, model, examples, site, ends, start, method, steps)
-        gradients[site] = find() if kept is None else kept.tensor(f"gradient {site}", find)
-        found[site] = ends
+        if method == "integrated-gradients":
+            find = partial(_mean_gradient, examples, site, ends, start, steps)
+            gradients[site] = find() if kept is None else kept.tensor(f"gradient {site}", find)
         site_totals[site] = clean - measured_at(model, examples.clean, examples.answers, site, ends.other, start)
         if progress is not None:
             progress(done + 1, len(by_site))
     return Attributions(method, examples, found, gradients, site_totals, time.perf_counter() - began)
 
 
-def _mean_gradient(
-    model: Model, examples: Examples, site: Site, ends: Ends, start: Start, method: Method, steps: int
-) -> Tensor:
-    """The metric's gradient by a site, (pairs, positions, width): in the clean run, or the mean on the way."""
-    if method == "attribution-patching":
-        return gradients_at(model, examples.clean, examples.answers, site, ends.clean, start)[1]
-    if method == "relp":
-        with relevance(model, model.n_layers - 1 - start.layer):
-            return gradients_at(model, examples.clean, examples.answers, site, ends.clean, start)[1]
+def one_pass_gradients(examples: Examples, sites: Sequence[Site], method: Method) -> dict[Site, Tensor]:
+    """The metric's gradients by all sites in the clean run, (pairs, positions, width) each, from the same pass.
+
+    Args:
+        examples: the pairs.
+        sites: which.
+        method: "attribution-patching", or "relp" for gradients by the rules of relevance.
+    """
+    model = examples.model
+    with relevance(model, model.n_layers) if method == "relp" else nullcontext():
+        return gradients_through(model, examples.clean, examples.answers, sites)
+
+
+def _mean_gradient(examples: Examples, site: Site, ends: Ends, start: Start, steps: int) -> Tensor:
+    """The metric's mean gradient by a site on the way between its ends, (pairs, positions, width)."""
     shares = (torch.arange(steps) + 0.5) / steps
     n = len(examples)
     rows = torch.arange(n).repeat(steps)
     values = torch.lerp(ends.other[rows], ends.clean[rows], shares.repeat_interleave(n)[:, None, None].to(ends.clean))
     _, found = gradients_at(
-        model, examples.clean * steps, examples.answers.repeat(steps, 1), site, values, start.rows(rows)
+        examples.model, examples.clean * steps, examples.answers.repeat(steps, 1), site, values, start.rows(rows)
     )
     return found.unflatten(0, (steps, n)).mean(0)
 

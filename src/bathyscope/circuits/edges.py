@@ -89,11 +89,13 @@ def feature_edges(
         `resid_post`.
     """
     by_site = _by_site(attributions, features)
+    model, clean = attributions.examples.model, attributions.examples.clean
+    starts, _ = read_starts(model, clean, [EMBEDDING_LAYER, *(start_layer(model, site) for site in by_site)])
     written = {site: attributions.ends[site].written(ones) for site, ones in by_site.items()}
     found: list[Edge] = []
     done = 0
     for site in (*by_site, None):
-        run = _Run(attributions, by_site, site)
+        run = _Run(attributions, by_site, site, starts)
         for target, scalar in run.scalars():
             for source, weight in run.into(scalar, written):
                 found.append(Edge(source, target, weight))
@@ -128,6 +130,7 @@ class _Run:
         attributions: Attributions,
         by_site: Mapping[Site, Sequence[Feature]],
         site: Site | None,
+        starts: Mapping[int, Start],
     ) -> None:
         self.attributions, self.by_site, self.site = attributions, by_site, site
         self.examples = examples = attributions.examples
@@ -139,7 +142,7 @@ class _Run:
         inner = before[lowest + 1 :] if cuts else before
         self.leaves: dict[Site, Tensor] = {}
         layer = start_layer(model, before[lowest]) if before else EMBEDDING_LAYER
-        start: Start = read_starts(model, examples.clean, [layer])[0][layer]
+        start = starts[layer]
         if cuts and start_layer(model, before[lowest]) == before[lowest].layer:
             self.leaves[before[lowest]] = start.residuals.detach().clone().requires_grad_()
             start = start.of(self.leaves[before[lowest]])

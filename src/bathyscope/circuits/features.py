@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from bathyscope.errors import UsageError
 from bathyscope.sae import SparseCoder
+from bathyscope.sae.coder import weighted_sum
 from bathyscope.sites import Site
 
 ERROR = "error"
@@ -142,6 +143,15 @@ class Basis(ABC):
         """Activations of their parts."""
         return self.written(parts.features) + self.constant + parts.error
 
+    def gated(self, x: Tensor, gates: Tensor) -> Tensor:
+        """What features add to the activation, each times its gate, (prompts, positions, width).
+
+        Args:
+            x: activations, (prompts, positions, width).
+            gates: by position, (positions, n_features * size).
+        """
+        return self.written(self.features(x) * gates)
+
     def attributions(self, gradient: Tensor, change: Parts) -> Tensor:
         """What a gradient says that a change does to a metric: (..., n_features + 1), the last entry the error's."""
         products = (self.pulled(gradient) * change.features).unflatten(-1, (self.n_features, self.size)).sum(-1)
@@ -196,6 +206,15 @@ class Latents(Basis):
     @override
     def written(self, features: Tensor) -> Tensor:
         return features @ self.coder.decoder.to(features)
+
+    @override
+    def gated(self, x: Tensor, gates: Tensor) -> Tensor:
+        # Of thousands of latents few are active: all but the selection costs what these cost, gradients as well.
+        rows = x.reshape(-1, self.width)
+        code = self.coder.encode_live(rows)
+        positions = torch.arange(len(rows), device=x.device) % len(gates)
+        values = code.values * gates.to(code.values)[positions[:, None], code.indices]
+        return weighted_sum(code.indices, values, self.coder.decoder.to(values)).to(x.dtype).reshape(x.shape)
 
     @override
     def pulled(self, gradient: Tensor) -> Tensor:

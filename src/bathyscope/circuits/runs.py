@@ -1,6 +1,6 @@
 """Runs: logit differences of prompts that are run from a layer on, with writes, and gradients where they are wanted."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -8,16 +8,17 @@ from torch import Tensor
 from bathyscope.batches import Batch
 from bathyscope.circuits.writes import ReplaceLive
 from bathyscope.errors import InterventionError
+from bathyscope.gradients import row_gradients
 from bathyscope.hooks import Hooks
 from bathyscope.interventions import Write
 from bathyscope.model import Model, Tokens
 from bathyscope.sites import Site
 from bathyscope.starts import Start
 
-ROWS = 256
-"""Prompts of a pass without a graph."""
-GRAPH_ROWS = 64
-"""Prompts of a pass that keeps its graph."""
+TOKENS = 2048
+"""Tokens of a pass without a graph."""
+GRAPH_TOKENS = 1024
+"""Tokens of a pass that keeps its graph, which takes some 80 kB a token and block of a small model."""
 
 
 def differences(
@@ -44,13 +45,12 @@ def differences(
 def measured(
     model: Model, rows: Sequence[Tokens], answers: Tensor, start: Start, writes: Sequence[Write] = ()
 ) -> Tensor:
-    """As `differences`, without a graph and in passes of `ROWS` prompts, float64; writes are at all prompts alike."""
-    found = []
+    """As `differences`, without a graph and in passes of `TOKENS` tokens, float64; writes are at all prompts alike."""
     with torch.no_grad():
-        for first in range(0, len(rows), ROWS):
-            part = slice(first, first + ROWS)
-            found.append(differences(model, rows[part], answers[part], start.rows(part), writes).double())
-    return torch.cat(found)
+        found = [
+            differences(model, rows[part], answers[part], start.rows(part), writes) for part in parts(rows, TOKENS)
+        ]
+    return torch.cat(found).double()
 
 
 def gradients_at(
@@ -73,8 +73,7 @@ def gradients_at(
         InterventionError: a gradient is not finite.
     """
     found, slopes = [], []
-    for first in range(0, len(rows), GRAPH_ROWS):
-        part = slice(first, first + GRAPH_ROWS)
+    for part in parts(rows, GRAPH_TOKENS):
         with torch.enable_grad():
             value = values[part].detach().clone().requires_grad_()
             metric = differences(model, rows[part], answers[part], *_given(site, value, start.rows(part)))
@@ -86,14 +85,48 @@ def gradients_at(
     return torch.cat(found), torch.cat(slopes)
 
 
+def gradients_through(
+    model: Model, rows: Sequence[Tokens], answers: Tensor, sites: Sequence[Site]
+) -> dict[Site, Tensor]:
+    """Gradients of logit differences by several sites in the same pass, each (prompts, positions, width).
+
+    Args:
+        model: the model.
+        rows: the prompts, of one length.
+        answers: token ids of the right and the wrong answer, (prompts, 2).
+        sites: with respect to what.
+
+    Raises:
+        InterventionError: a gradient is not finite.
+    """
+    found: dict[Site, list[Tensor]] = {site: [] for site in sites}
+    for part in parts(rows, GRAPH_TOKENS):
+        own = answers[part]
+
+        def metric(logits: Tensor, own: Tensor = own) -> Tensor:
+            right, wrong = logits.gather(1, own.to(logits.device)).unbind(1)
+            return right - wrong
+
+        slopes = row_gradients(model, rows[part], metric, sites, batch_size=len(own)).gradients
+        for site, ones in slopes.items():
+            found[site].append(torch.stack(ones).flatten(2))
+    return {site: torch.cat(ones) for site, ones in found.items()}
+
+
+def parts(rows: Sequence[Tokens], tokens: int) -> Iterator[slice]:
+    """Prompts of one length, as many in a part as have so many tokens."""
+    n = max(1, tokens // len(rows[0]))
+    for first in range(0, len(rows), n):
+        yield slice(first, first + n)
+
+
 def measured_at(
     model: Model, rows: Sequence[Tokens], answers: Tensor, site: Site, values: Tensor, start: Start
 ) -> Tensor:
     """Logit differences with values written at a whole site, (prompts,), float64; see `gradients_at`."""
     found = []
     with torch.no_grad():
-        for first in range(0, len(rows), ROWS):
-            part = slice(first, first + ROWS)
+        for part in parts(rows, TOKENS):
             given = _given(site, values[part], start.rows(part))
             found.append(differences(model, rows[part], answers[part], *given).double())
     return torch.cat(found)

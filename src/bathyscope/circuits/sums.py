@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bathyscope.attribution.ranks import rank_correlation
-from bathyscope.circuits.attributions import Attributions, feature_attributions
+from bathyscope.circuits.attributions import Attributions, one_pass_gradients
 from bathyscope.circuits.effects import feature_effects
+from bathyscope.circuits.ends import Ends
 from bathyscope.generation import Progress
 from bathyscope.sites import Site
 
@@ -34,10 +36,9 @@ def site_sums(
             sizes of both (Spearman's), and "near" the share that is within a fifth of its effect.
         progress: called with the sites that are done and those there are.
     """
-    bases = {site: attributions.basis(site) for site in attributions.sites}
     single, relp = (
-        feature_attributions(attributions.examples, bases, method=one, baseline=attributions.baseline)
-        for one in ("attribution-patching", "relp")
+        one_pass_gradients(attributions.examples, attributions.sites, method)
+        for method in ("attribution-patching", "relp")
     )
     for done, site in enumerate(attributions.sites, 1):
         sums, total = attributions.sums(site), attributions.totals[site]
@@ -48,13 +49,18 @@ def site_sums(
             "sum": float(sums.mean()),
             "gap": float(sums.mean() / total.mean() - 1),
             **{f"gap_q{100 * q:.0f}": gap for q, gap in zip(QUANTILES, gaps, strict=True)},
-            "one_gradient": float(single.sums(site).mean() / total.mean()),
-            "relp": float(relp.sums(site).mean() / total.mean()),
+            "one_gradient": _share(attributions.ends[site], single[site], total),
+            "relp": _share(attributions.ends[site], relp[site], total),
             "error_share": attributions.error_share(site),
             **(_ranked(attributions, site, effects) if effects else {}),
         }
         if progress is not None:
-            progress(done, len(bases))
+            progress(done, len(attributions.sites))
+
+
+def _share(ends: Ends, gradients: Tensor, total: Tensor) -> float:
+    """What gradients say that the whole change does, as a share of what it does: of features no need, it is linear."""
+    return float((gradients * (ends.clean - ends.other)).double().sum() / total.sum())
 
 
 def _ranked(attributions: Attributions, site: Site, n: int) -> dict[str, Any]:

@@ -46,5 +46,10 @@ class LetThrough(Intervention):
     @override
     def apply(self, activation: Tensor) -> Tensor:
         x = activation.reshape(-1, len(self.gates.error), self.basis.width)
-        change = (self.reference - self.basis.split(x)) * self.gates.complement()
-        return (x + self.basis.written(change.features) + change.error).reshape(activation.shape)
+        kept = self.gates.error[:, None]
+        # x is what its features write, a constant and the error, of which each becomes its reference as far as its
+        # gate is shut. What is put together here is the same: features of x are met once, by the active ones.
+        rest = self.reference * self.gates.complement()
+        fixed = self.basis.written(rest.features) + rest.error + (1 - kept) * self.basis.constant
+        found = kept * x + self.basis.gated(x, self.gates.features - kept) + fixed
+        return found.reshape(activation.shape)

@@ -7,7 +7,7 @@ trained is in `training`, where files come from in `formats`.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -141,6 +141,28 @@ class SparseCoder:
             for part in (0, 1)
         )
         return Code(indices, values, self.n_latents, self._framed(x)[1])
+
+    def encode_live(self, x: Tensor) -> Code:
+        """As `encode`, where gradients cost no more than the active latents: they go on by these alone, anyway.
+
+        Example:
+            >>> import torch
+            >>> from bathyscope.sae import KeepTop, SparseCoder
+            >>> coder = SparseCoder(torch.eye(3), torch.zeros(3), torch.eye(3), torch.zeros(3), KeepTop(1))
+            >>> x = torch.tensor([[1.0, 2.0, 0.0]], requires_grad=True)
+            >>> coder.encode_live(x).values.sum().backward()
+            >>> x.grad.tolist()
+            [[0.0, 1.0, 0.0]]
+        """
+        with torch.no_grad():
+            code = self.encode(x)
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return code
+        inputs, frame = self._framed(self._finer(x))
+        inputs = inputs if self.centre is None else inputs - self.centre.to(inputs)
+        encoder, bias = self.encoder.to(inputs), self.encoder_bias.to(inputs)
+        active = torch.einsum("rd,rkd->rk", inputs, encoder[code.indices]) + bias[code.indices]
+        return replace(code, values=torch.where(code.values != 0, active, 0), frame=frame)
 
     def decode(self, code: Code) -> Tensor:
         """What a code stands for, (rows, d_out); what `skip` adds is not in a code, see `reconstruct`."""
