@@ -57,7 +57,7 @@ def tried(records: Sequence[Any], *, first: str = "errors") -> Table:
         last = key
         train = one.get("train_faithfulness")
         row = (
-            one["rule"],
+            one["rule"].replace("largest attributions, ", "").replace("learned mask", "mask"),
             *((one["errors"],) if others else ()),
             f"{one['size']:,}",
             f"{one['faithfulness']:.2f}",
@@ -112,7 +112,7 @@ def _sums(result: "CircuitResult") -> Table:
             f"{one['total']:.3f}",
             f"{one['sum']:.3f}",
             f"{one['gap']:+.1%}",
-            f"{one['gap_q10']:+.0%} to {one['gap_q90']:+.0%}",
+            f"{one['gap_q10']:+.1%} to {one['gap_q90']:+.1%}",
             f"{one['one_gradient']:.0%}",
             f"{one['relp']:.0%}",
             f"{one['error_share']:.0%}",

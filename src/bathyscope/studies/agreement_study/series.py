@@ -38,8 +38,6 @@ from bathyscope.sites import Site
 from bathyscope.starts import read_starts
 from bathyscope.studies.agreement_study.items import Items
 
-NEURON_STEPS: Final = 4
-"""Points between the runs for the neurons of all blocks, which are many sites and only compared with."""
 TIMES_RANDOM: Final = 5
 
 

@@ -29,7 +29,6 @@ from bathyscope.sae import SparseCoder
 from bathyscope.studies.agreement_study.items import Items
 from bathyscope.studies.agreement_study.result import AgreementResult
 from bathyscope.studies.agreement_study.series import (
-    NEURON_STEPS,
     Ground,
     coordinates,
     mean_directions,
@@ -185,9 +184,10 @@ def _compared(
     bases, features = mean_directions(ground.attributions)
     straight = Ground.of("directions", items, bases, find, known=known, stop=stop)
     yield straight.record(Circuit(bases, features, "ablated"), "difference of means")
-    fewer = replace(find, steps=NEURON_STEPS)
-    units = Ground.of("neurons", items, neurons(model, items.train), fewer, progress=say("neurons"), stop=stop)
-    yield from units.ranked(sizes, "ablated")
+    # RelP ranks neurons at least as well as integrated gradients do, in one pass for the sites of all blocks.
+    quick = replace(find, method="relp")
+    units = Ground.of("neurons", items, neurons(model, items.train), quick, progress=say("neurons"), stop=stop)
+    yield from units.ranked(sizes, "ablated", units.attributions)
 
 
 def _notes(items: Items, choices: AgreementChoices, rank: float | None) -> Iterator[str]:
