@@ -8,6 +8,7 @@ import torch
 
 from bathyscope import capture, generate, run
 from bathyscope.attention import can_share
+from bathyscope.bypass import Sleepers
 from bathyscope.engine import (
     CancelledError,
     Cell,
@@ -211,6 +212,28 @@ def test_a_hooked_block_is_not_bypassed_and_the_plan_says_so():
         handle.remove()
     assert calls
     assert not any("forward" in block.__dict__ for block in model.blocks)
+
+
+def test_a_replaced_forward_is_there_after_a_run():
+    model = tiny_model("llama")
+    block = model.blocks[2]
+    own, calls = block.forward, []
+
+    def replaced(*args, **kwargs):
+        calls.append(1)
+        return own(*args, **kwargs)
+
+    block.forward = replaced
+    try:
+        cells = cells_of(model, Logits(), [Site("resid_post", layer) for layer in range(4)])
+        assert_equals_plain(model, cells)
+        assert block.__dict__["forward"] is replaced
+        assert calls
+        with Sleepers(model, [0, 3], {2: torch.zeros(1, model.d_model)}, tuples=False):
+            assert block.forward is not replaced
+        assert block.forward is replaced
+    finally:
+        del block.forward
 
 
 def test_what_a_plan_counts_is_what_the_model_computes(llama: Model):

@@ -34,16 +34,19 @@ class Sleepers:
             raise ValueError("rows must be ordered by the block that they wake at")
         self.wake, self.residuals, self.tuples = tuple(wake), residuals, tuples
         self._blocks: list[nn.Module] = list(model.blocks)
+        self._formers: list[tuple[nn.Module, Callable[..., Any] | None]] = []
 
     def __enter__(self) -> Self:
         for layer, block in enumerate(self._blocks):
             if any(at > layer for at in self.wake):
+                self._formers.append((block, block.__dict__.get("forward")))
                 block.forward = self._staggered(layer, block.forward)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for block in self._blocks:
-            block.__dict__.pop("forward", None)
+        for block, former in self._formers:
+            _restore(block, former)
+        self._formers.clear()
 
     def _staggered(self, layer: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         n_rows = len(self.wake)
@@ -98,9 +101,7 @@ class Float32Stream:
         for module, _ in self._weighted:
             module.__dict__.pop("forward", None)
         if self._first is not None:
-            self._first.__dict__.pop("forward", None)
-            if self._former is not None:
-                self._first.forward = self._former
+            _restore(self._first, self._former)
 
 
 def can_widen(model: Model) -> bool:
@@ -116,6 +117,13 @@ def can_bypass(model: Model) -> bool:
 def _is_foreign(module: nn.Module) -> bool:
     """Whether a module carries a hook or a replaced forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+
+
+def _restore(module: nn.Module, former: Callable[..., Any] | None) -> None:
+    """Put back the forward that a module carried before, or its class's own."""
+    module.__dict__.pop("forward", None)
+    if former is not None:
+        module.forward = former
 
 
 def _given(dtype: torch.dtype, forward: Callable[..., Any]) -> Callable[..., Any]:
