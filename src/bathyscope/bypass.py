@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from bathyscope.model import HALF, Model
 
+LOOKING = "transformers.utils.output_capturing"
+"""Where hooks come from that stay on a model once its hidden states or attentions were asked for, and only look."""
+
 
 class Sleepers:
     """Rows that join a pass late, in force inside a `with` block.
@@ -112,6 +115,21 @@ def can_widen(model: Model) -> bool:
 def can_bypass(model: Model) -> bool:
     """Whether blocks can be bypassed: not those that carry somebody else's hook or replaced forward."""
     return not any(_is_foreign(block) for block in model.blocks)
+
+
+def is_altered(model: Model) -> bool:
+    """Whether somebody else's hook or replaced forward may change what a model computes.
+
+    Accelerate's, which places weights, does not; nor do transformers' hooks, which only look.
+    """
+    return any(_is_altered(module) for module in model.hf.modules())
+
+
+def _is_altered(module: nn.Module) -> bool:
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    if any(getattr(hook, "__module__", None) != LOOKING for hook in hooks):
+        return True
+    return "forward" in module.__dict__ and not hasattr(module, "_hf_hook")
 
 
 def _is_foreign(module: nn.Module) -> bool:

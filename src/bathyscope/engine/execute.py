@@ -38,6 +38,21 @@ class _Clean:
     tuples: bool
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A batch whose prompts have been read.
+
+    Args:
+        hidden: what the unembedding is given, (rows, width).
+        rows: the batch, ready to go on; None where there was no pass.
+        first: the first token of each row, where texts are written.
+    """
+
+    hidden: Tensor
+    rows: Batch | None
+    first: Tensor | None
+
+
 def execute(
     plan: Plan,
     source: Model,
@@ -121,49 +136,62 @@ def _run(
 ) -> Iterator[FirstToken | TextGrew | list[Reading]]:
     """Events of a batch, with lists of readings that together are its cells' in order."""
     cells = [plan.cells[index] for index in batch.cells]
-    writes_text = cells[0].readout.new_tokens > 0
-    try:
-        if clean is None or batch.tail:
-            started, hidden = None, _tail(cells, sources, model)
-        else:
-            started, hidden = _prefill(cells, batch, sources, model, clean)
-        with torch.no_grad():
-            first = model.choose(hidden) if writes_text else None
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        if len(cells) == 1 or not _out_of_memory(error):
-            raise
+    begun = _begin(cells, batch, sources, model, clean)
+    if begun is None:
         middle = len(cells) // 2
         for half in (slice(None, middle), slice(middle, None)):
             smaller = replace(batch, cells=batch.cells[half], wake=batch.wake[half])
             yield from _run(plan, smaller, sources, model, clean, stop)
-        return
-    if started is not None and first is not None:
-        yield from _texts(batch, cells, sources, started, first, stop)
-        return
-    for row in range(0, len(cells), plan.rows_read):
-        if stop.now:
-            raise _cancelled()
-        part = slice(row, row + plan.rows_read)
+    elif begun.rows is not None and begun.first is not None:
+        yield from _texts(batch, cells, begun.rows, begun.first, stop)
+    else:
+        for row in range(0, len(cells), plan.rows_read):
+            if stop.now:
+                raise _cancelled()
+            yield _read(model, cells[row : row + plan.rows_read], begun.hidden[row : row + plan.rows_read], sources)
+
+
+def _begin(
+    cells: Sequence[Cell], batch: PlannedBatch, sources: Sources, model: Model, clean: _Clean | None
+) -> _Begun | None:
+    """Read a batch's prompts; None where there is not the memory, and then nothing of the attempt is left."""
+    try:
+        if clean is None or batch.tail:
+            rows, hidden = None, _tail(cells, sources, model)
+        else:
+            rows, hidden = _prefill(cells, batch, sources, model, clean)
         with torch.no_grad():
-            logits = model.decide(hidden[part])
-            yield list(cells[0].readout.read(model, logits, (), sources.original_of(cells[part])))
+            return _Begun(hidden, rows, model.choose(hidden) if cells[0].readout.new_tokens else None)
+    except (RuntimeError, MemoryError) as error:
+        if len(cells) == 1 or not _out_of_memory(error):
+            raise
+        # Not the halves from here: while an exception is handled, its traceback keeps the whole attempt alive.
+        return None
+
+
+def _read(model: Model, cells: Sequence[Cell], hidden: Tensor, sources: Sources) -> list[Reading]:
+    """The readings of some rows of one readout that is read from logits."""
+    with torch.no_grad():
+        return list(cells[0].readout.read(model, model.decide(hidden), (), sources.original_of(cells)))
 
 
 def _texts(
-    batch: PlannedBatch, cells: Sequence[Cell], sources: Sources, started: Batch, first: Tensor, stop: Stop
+    batch: PlannedBatch, cells: Sequence[Cell], rows: Batch, first: Tensor, stop: Stop
 ) -> Iterator[FirstToken | TextGrew | list[Reading]]:
     """What a batch that has read its prompts writes, as it grows, and at last its readings."""
-    model, readout = started.model, cells[0].readout
-    later = [write for write in _writes(cells, sources) if write.when != "prompt"]
+    model, readout = rows.model, cells[0].readout
+    # What is patched in is written into prompts only; what else is in force may go on.
+    later = [replace(write, row=row) for row, cell in enumerate(cells) for write in cell.also if write.when != "prompt"]
     later += [replace(write, row=None) for write in cells[0].common if write.when != "prompt"]
-    written: list[list[int]] = []
-    for written in decode(started, first, readout.new_tokens, later):
+    before: list[tuple[int, ...]] = [()] * len(cells)
+    for written in decode(rows, first, readout.new_tokens, later):
         if stop.now:
             raise _cancelled()
-        event = FirstToken if max(map(len, written)) == 1 else TextGrew
-        for index, ids in zip(batch.cells, written, strict=True):
-            yield event(index, model.decode(ids))
-    yield list(readout.read(model, None, [continuation(model, ids) for ids in written]))
+        for index, former, ids in zip(batch.cells, before, written, strict=True):
+            if len(ids) > len(former):
+                yield (TextGrew if former else FirstToken)(index, model.decode(ids))
+        before = written
+    yield list(readout.read(model, None, [continuation(model, ids) for ids in before]))
 
 
 def _prefill(
