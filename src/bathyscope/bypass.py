@@ -1,8 +1,9 @@
 """The only file that replaces what modules do: rows that sleep through blocks, and a residual stream in float32.
 
 A write at layer l of a target prompt changes nothing at or below l but itself. A row that waits for
-such a write need not be computed until then: it wakes at the block after it, with the clean target's
-residual stream. A block computes the rows that are awake, which stand first in the batch.
+such a write need not be computed until then: it wakes at the block after it, with the residual
+stream of the run that all rows have in common. A block computes the rows that are awake, which stand
+first in the batch.
 
 In half precision every block would round the residual stream to its dtype anew. Here only what a
 module with weights is given is rounded; the sums of the residual stream are float32.
@@ -27,8 +28,8 @@ class Sleepers:
         model: the model.
         wake: for each row the first block that computes it, in ascending order; n_layers for a row
             that no block computes.
-        residuals: the clean residual stream after the blocks that rows wake behind, (columns, d_model), or one
-            for each of the rows that wake there, (rows, columns, d_model).
+        residuals: the residual stream of the run they have in common, after the blocks that rows wake behind,
+            (columns, d_model), or one for each of the rows that wake there, (rows, columns, d_model).
         tuples: whether blocks return a tuple.
     """
 
