@@ -140,7 +140,7 @@ def decode(
         After each token, the ids of every row so far; the end-of-text token, where there is one, is the last.
     """
     model, stops = batch.model, batch.model.stop_ids
-    written = [(token,) for token in first.tolist()]
+    written: list[tuple[int, ...]] = [(token,) for token in first.tolist()]
     rows, tokens = list(range(len(written))), first
     hooks = Hooks(model, batch.window, writes=writes)
     yield list(written)
