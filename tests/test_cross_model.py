@@ -570,7 +570,7 @@ def test_the_command_prints_json_or_tables_and_keeps_the_pair(bathyscope, tiny, 
     shown = bathyscope(*common, "--target-model", "kept", "--mapping", "identity", "--explain")
     assert shown.code == 0, shown.err
     assert "a random vector" in shown.out and "nothing written:" in shown.out and "the two models agree at" in shown.out
-    assert all(len(line) <= 100 for line in shown.out.splitlines()) and "clean target passes" in shown.err
+    assert all(len(line) <= 100 for line in shown.out.splitlines()) and "common target passes" in shown.err
     again = bathyscope(*common, "--pair", "rotated", "--mapping", "identity", "--json")
     figures = [row["precision_at_1"] for row in again.json()["rows"]]
     assert sum(figures) < sum(row["precision_at_1"] for row in data["rows"])

@@ -1,13 +1,20 @@
 """Every rewrite of the planner against the plain run of each cell, on every family."""
 
+import gc
+import importlib
 import itertools
+import weakref
+from collections import Counter
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
 
 from bathyscope import capture, generate, run
 from bathyscope.attention import can_share
+from bathyscope.batches import Batch
+from bathyscope.bypass import Sleepers
 from bathyscope.engine import (
     CancelledError,
     Cell,
@@ -22,8 +29,10 @@ from bathyscope.engine import (
     execute,
     plan,
 )
-from bathyscope.errors import SiteError
+from bathyscope.errors import SiteError, UsageError
+from bathyscope.generation import decode, next_logits
 from bathyscope.interventions import Add, CutEdges, Noise, Replace, Scale, Write
+from bathyscope.kv import prefix_cache
 from bathyscope.mappings import Identity, NormMatch
 from bathyscope.mappings import Scale as ScaleMapping
 from bathyscope.model import Model
@@ -31,6 +40,9 @@ from bathyscope.readouts import Generate, NextToken, Readout
 from bathyscope.sites import Site, residual_site
 from conftest import tiny_model
 from families import ALL, TinyFamily
+
+execution = importlib.import_module("bathyscope.engine.execute")
+"""The module, whose name in the package is its function's."""
 
 S = "The capital of France is Paris"
 T = "The cat of the keeper lives in x"
@@ -213,6 +225,28 @@ def test_a_hooked_block_is_not_bypassed_and_the_plan_says_so():
     assert not any("forward" in block.__dict__ for block in model.blocks)
 
 
+def test_a_replaced_forward_is_there_after_a_run():
+    model = tiny_model("llama")
+    block = model.blocks[2]
+    own, calls = block.forward, []
+
+    def replaced(*args, **kwargs):
+        calls.append(1)
+        return own(*args, **kwargs)
+
+    block.forward = replaced
+    try:
+        cells = cells_of(model, Logits(), [Site("resid_post", layer) for layer in range(4)])
+        assert_equals_plain(model, cells)
+        assert block.__dict__["forward"] is replaced
+        assert calls
+        with Sleepers(model, [0, 3], {2: torch.zeros(1, model.d_model)}, tuples=False):
+            assert block.forward is not replaced
+        assert block.forward is replaced
+    finally:
+        del block.forward
+
+
 def test_what_a_plan_counts_is_what_the_model_computes(llama: Model):
     cells = cells_of(llama, Logits(), [residual_site(layer) for layer in (-1, 1, 2)], positions=(3, -1))
     planned = plan(cells, llama, llama)
@@ -267,6 +301,109 @@ def test_a_batch_that_does_not_fit_runs_in_halves(llama: Model, monkeypatch: pyt
     monkeypatch.setattr(Model, "choose", short_of_memory)
     assert collect(planned, llama, llama).readings == wanted
     assert max(sizes) > 10 >= min(sizes)
+
+
+def test_nothing_of_a_failed_attempt_is_left_when_the_halves_run(llama: Model, monkeypatch: pytest.MonkeyPatch):
+    planned = plan(cells_of(llama, Generate(3)), llama, llama)
+    wanted = collect(planned, llama, llama).readings
+    made, choose, alive = [], Model.choose, []
+
+    class Watched(Batch):
+        def __init__(self, *arguments, **options):
+            alive.append(sum(one() is not None for one in made))
+            super().__init__(*arguments, **options)
+            made.append(weakref.ref(self.cache))
+
+    def short_of_memory(self, hidden):
+        if len(hidden) > 10:
+            raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return choose(self, hidden)
+
+    monkeypatch.setattr(execution, "Batch", Watched)
+    monkeypatch.setattr(Model, "choose", short_of_memory)
+    gc.disable()
+    try:
+        assert collect(planned, llama, llama).readings == wanted
+    finally:
+        gc.enable()
+    assert len(alive) > 4
+    assert max(alive) == 1, "the run that all rows start from, and no batch that did not fit"
+
+
+def test_who_waits_between_two_events_may_run_the_model(llama: Model):
+    steer = Write("resid_post.1", Add(torch.ones(llama.d_model)), when="always")
+    cells = [replace(cell, also=(steer,)) for cell in cells_of(llama, Generate(4), [Site("resid_post", 2)])]
+    wanted = run(llama, T).logits[0]
+    for event in execute(plan(cells, llama, llama), llama, llama):
+        assert torch.equal(run(llama, T).logits[0], wanted), event
+        assert torch.is_grad_enabled()
+    for event in execute(plan(cells_of(llama, NextToken(2)), llama, llama), llama, llama):
+        assert torch.is_grad_enabled(), event
+    batch = Batch(llama, [llama.tokenize(T)], cache=prefix_cache())
+    given = list(decode(batch, llama.choose(batch.last()), 3))
+    assert [[len(ids) for ids in written] for written in given] == [[1], [2], [3]]
+
+
+def test_a_text_that_has_ended_grows_no_more():
+    model = tiny_model("llama")
+    cells = cells_of(model, Generate(12))
+    token = collect(plan(cells, model, model), model, model).readings[0].ids[3]
+    stopping = Model(model.hf, model.tokenizer, model.architecture, "stopping")
+    stopping.__dict__["stop_ids"] = frozenset({token})
+    told, planned = Counter(), plan(cells, stopping, stopping)
+    for event in execute(planned, stopping, stopping):
+        if not isinstance(event, Finished):
+            told[event.cell] += 1
+            continue
+        for cell, reading in zip(planned.batches[event.batch].cells, event.readings, strict=True):
+            assert told[cell] == len(reading.ids) + reading.stopped
+
+
+def test_a_mapping_is_applied_once(llama: Model):
+    @dataclass(frozen=True)
+    class Counted(Identity):
+        calls: ClassVar[list[int]] = []
+
+        def apply(self, representations, source, target):
+            self.calls.append(len(representations))
+            return representations
+
+    cells = [replace(cell, mapping=Counted()) for cell in cells_of(llama, Generate(3), [Site("resid_post", 1)])[:-1]]
+    collect(plan(cells, llama, llama), llama, llama)
+    assert sum(Counted.calls) == len(cells)
+
+
+def test_a_mapping_with_an_intervention_of_its_own_has_it_behind_the_last_block(llama: Model):
+    @dataclass(frozen=True)
+    class Adds(Identity):
+        def intervention(self, value):
+            return Add(value)
+
+    last = Site("resid_post", llama.n_layers - 1)
+    source, target = llama.tokenize(S), llama.tokenize(T)
+    end = (len(target) - 1,)
+    cells = [Cell(target, Logits(), Read(source, last, at), last, end, mapping=Adds()) for at in range(4)]
+    assert_equals_plain(llama, cells)
+
+
+def test_a_cell_that_would_be_measured_as_another_is_refused(llama: Model):
+    target, site = llama.tokenize(T), Site("resid_post", 1)
+    read, later = Read(target, site, 1), Write("resid_post.1", Add(torch.ones(llama.d_model)), when="generated")
+    with pytest.raises(UsageError, match="without a site"):
+        Cell(target, Generate(2), read)
+    with pytest.raises(UsageError, match="without a source"):
+        Cell(target, Generate(2), site=site, positions=(1,))
+    for positions in ((-1,), (len(target),)):
+        with pytest.raises(UsageError, match=f"positions 0 to {len(target) - 1}"):
+            Cell(target, Generate(2), read, site, positions)
+        with pytest.raises(UsageError, match=f"positions 0 to {len(target) - 1}"):
+            Cell(target, Generate(2), more=(Patch(read, site, positions),))
+    for readout in (Generate(1), NextToken(1)):
+        for given in ({"also": (later,)}, {"common": (later,)}):
+            with pytest.raises(UsageError, match="generates no token"):
+                Cell(target, readout, **given)
+    with pytest.raises(UsageError, match="nothing is generated"):
+        next_logits(llama, T, writes=[later])
 
 
 def test_events_come_while_it_happens_and_a_cancel_is_seen(llama: Model):

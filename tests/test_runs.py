@@ -11,16 +11,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from bathyscope import Source, Store, Target, patchscope
+from bathyscope import Source, Store, Target, patchscope, wrap
+from bathyscope.causal import activation_patching
 from bathyscope.cli import main
 from bathyscope.engine import CancelledError, Stop
-from bathyscope.errors import StorageError
+from bathyscope.errors import StorageError, UsageError
 from bathyscope.model import Model
 from bathyscope.patchscopes import patchscope_again
 from bathyscope.prompts import custom
-from bathyscope.readouts import Generate, NextToken
+from bathyscope.readouts import Generate, LogitDiff, NextToken
+from conftest import tiny_model
 from families import ALL, save_tiny
+from tokenizers_for_tests import tiny_tokenizer
 
 TEXT = "The capital of France is Paris"
 TARGET = Target(prompt=custom("The cat of the keeper lives in x"))
@@ -31,8 +35,9 @@ SMALL = 480_000
 
 
 def passes(model: Model):
-    calls = []
-    handle = model.hf.base_model.register_forward_pre_hook(lambda *_: calls.append(1))
+    """Counted by a hook on all modules: with one of its own a model's results are not stored."""
+    calls, base = [], model.hf.base_model
+    handle = register_module_forward_pre_hook(lambda module, _: calls.append(1) if module is base else None)
     return calls, handle
 
 
@@ -118,6 +123,51 @@ def test_runs_share_their_cells(llama: Model, tmp_path: Path):
     assert set(some.cells) <= set(everything.cells)
 
 
+def test_a_run_is_what_is_asked_and_not_how_much_memory_there_is(llama: Model, tmp_path: Path):
+    """Stopped with small batches and finished with large ones, of which some are there: what was stored stands."""
+    wanted, stop = asked(llama), Stop()
+    with Store(tmp_path) as store:
+        with pytest.raises(CancelledError):
+            asked(llama, store=store, stop=stop, budget=SMALL, progress=hurry(stop))
+        (before,) = store.runs()
+        done = asked(llama, store=store)
+        assert [info.id for info in store.runs()] == [before.id] == [done.run]
+    assert 0 < before.n_done < before.n_cells
+    assert done.timing["computed"] == before.n_cells - before.n_done
+    assert done.cells == wanted.cells
+
+
+def test_an_altered_model_is_not_kept_as_the_model(tmp_path: Path):
+    tiny = ALL["llama"].build()
+    model, place = wrap(tiny, tiny_tokenizer(), name="tiny"), tiny.model.layers[1].mlp
+    with Store(tmp_path) as store:
+        handle = place.register_forward_hook(lambda _module, _args, output: output * 2)
+        with pytest.raises(UsageError, match="tiny carries another hook or replaced forward.* store=None"):
+            asked(model, store=store)
+        assert asked(model).cells != asked(tiny_model(), store=store).cells
+        handle.remove()
+        own = place.forward
+        place.forward = lambda *args: own(*args) * 2
+        with pytest.raises(UsageError, match="carries another hook"):
+            asked(model, store=store)
+        place._hf_hook = object()  # as accelerate leaves it, which only places the weights
+        asked(model, store=store)
+        del place.forward, place._hf_hook
+        tiny(torch.tensor([[1, 2]]), output_hidden_states=True, output_attentions=True)
+        assert any(module._forward_hooks for module in tiny.modules()), "transformers leaves hooks that only look"
+        asked(model, store=store)
+
+
+def test_a_cell_that_was_kept_without_its_representation_is_not_found_by_who_asks_for_it(llama: Model, tmp_path: Path):
+    metric, text = LogitDiff(5, 6), "The cat of the keeper lives in x"
+    with Store(tmp_path) as store:
+        clean, corrupted = "The capital of the keeper lives in x", text
+        activation_patching(llama, clean, corrupted, metric, store=store)
+        read = patchscope(Source(llama, clean, "all", "all"), TARGET, readout=metric, control=False, store=store)
+    plain = patchscope(Source(llama, clean, "all", "all"), TARGET, readout=metric, control=False)
+    assert torch.equal(read.representations, plain.representations)
+
+
 def test_a_run_that_another_process_computes_is_left_alone(llama: Model, tmp_path: Path):
     with Store(tmp_path) as store, Store(tmp_path) as other:
         run = asked(llama, store=store).run
@@ -192,9 +242,10 @@ from bathyscope.readouts import Generate
 folder, home, text = sys.argv[1:]
 
 class Told(Store):
-    def commit(self, run, batch, records):
-        super().commit(run, batch, records)
+    def commit(self, run, records):
+        new = super().commit(run, records)
         print("acknowledged", self.show(run).n_done, flush=True)
+        return new
 
 with Store(home) as store:
     model = load(folder)

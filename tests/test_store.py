@@ -25,7 +25,8 @@ from hypothesis import strategies as st
 import bathyscope.store
 import torture
 from bathyscope.errors import StorageError, UsageError
-from bathyscope.store import Record, Store, canonical, cell_key, data_dir, database, opening
+from bathyscope.store import FinishedCell, Store, canonical, data_dir, database, opening, spec_key
+from bathyscope.store.canonical import checksum
 from bathyscope.store.locks import FileLock
 from torture import Sweep, finish, safetensors
 
@@ -45,7 +46,7 @@ def store(folder: Path) -> Iterator[Store]:
         yield store
 
 
-def changed(record: Record, **changes: Any) -> Record:
+def changed(record: FinishedCell, **changes: Any) -> FinishedCell:
     return replace(record, result={**record.result, **changes})
 
 
@@ -74,7 +75,7 @@ def reordered(value: Any) -> Any:
 
 @given(st.dictionaries(st.text(), json_values, max_size=5))
 def test_a_key_does_not_depend_on_the_order_of_names_and_survives_json(spec: dict[str, Any]) -> None:
-    assert cell_key(spec) == cell_key(reordered(spec)) == cell_key(json.loads(canonical(spec)))
+    assert spec_key(spec) == spec_key(reordered(spec)) == spec_key(json.loads(canonical(spec)))
     assert canonical(json.loads(canonical(spec))) == canonical(spec)
 
 
@@ -92,16 +93,16 @@ def test_what_json_cannot_hold_is_refused_at_any_depth(value: Any, bad: Any) -> 
 
 
 def test_numbers_of_different_kinds_have_different_keys() -> None:
-    assert len({cell_key({"scale": scale}) for scale in (1, 1.0, True, "1", None, [1])}) == 6
-    assert cell_key({"scale": 0.0}) != cell_key({"scale": -0.0})
-    assert cell_key({"layers": (1, 2)}) == cell_key({"layers": [1, 2]})
+    assert len({spec_key({"scale": scale}) for scale in (1, 1.0, True, "1", None, [1])}) == 6
+    assert spec_key({"scale": 0.0}) != spec_key({"scale": -0.0})
+    assert spec_key({"layers": (1, 2)}) == spec_key({"layers": [1, 2]})
 
 
 def test_a_circle_is_refused() -> None:
     circle: dict[str, Any] = {}
     circle["self"] = circle
     with pytest.raises(UsageError):
-        cell_key(circle)
+        spec_key(circle)
 
 
 def test_keys_stay_what_they_are() -> None:
@@ -110,7 +111,7 @@ def test_keys_stay_what_they_are() -> None:
     assert canonical(spec) == (
         '{"big":1e+22,"ids":[1,2],"method":"demo/1","none":null,"on":true,"scale":0.1,"text":"Zürich\\n"}'
     )
-    assert cell_key(spec) == "1f9765142b99f2c0c81c031ae39838cc16cb276b758873ed09d1f1c7c6181d82"
+    assert spec_key(spec) == "1f9765142b99f2c0c81c031ae39838cc16cb276b758873ed09d1f1c7c6181d82"
 
 
 # Runs and batches.
@@ -118,21 +119,19 @@ def test_keys_stay_what_they_are() -> None:
 
 def test_what_is_committed_is_read_back(store: Store, folder: Path) -> None:
     run = SWEEP.create(store)
-    assert store.pending(run) == [0, 1, 2]
+    assert SWEEP.pending(store) == [0, 1, 2]
     assert store.show(run).status == "incomplete"
-    store.commit(run, 1, SWEEP.records(1))
-    assert store.pending(run) == [0, 2]
+    store.commit(run, SWEEP.records(1))
+    assert SWEEP.pending(store) == [0, 2]
     with Store(folder) as another:
         found = another.get([*KEYS, "f" * 64])
         assert list(found.values()) == SWEEP.records(1)
-        assert another.missing(run, 1) == []
-        assert another.missing(run, 2) == KEYS[4:]
+        assert another.stored([*KEYS, "f" * 64]) == set(KEYS[2:4])
         finish(another, SWEEP)
     info = store.show(run)
-    assert (info.status, info.n_batches, info.n_cells, info.n_done) == ("complete", 3, 6, 6)
+    assert (info.status, info.n_cells, info.n_done) == ("complete", 6, 6)
     assert list(store.get(reversed(KEYS))) == KEYS[::-1]
     assert (info.kind, info.spec, info.plan) == ("stub", {"seed": 7, "n": 3}, {"passes": 1})
-    assert store.batches(run) == tuple(map(tuple, SWEEP.batches()))
 
 
 def test_asking_again_is_the_same_run(store: Store) -> None:
@@ -140,49 +139,57 @@ def test_asking_again_is_the_same_run(store: Store) -> None:
     assert SWEEP.create(store) == run
     assert [info.id for info in store.runs()] == [run]
     others = {
-        store.create_run("other", {"seed": 7, "n": 3}, {}, SWEEP.batches()),
-        store.create_run("stub", {"seed": 8}, {}, SWEEP.batches()),
-        store.create_run("stub", {"seed": 7, "n": 3}, {}, [KEYS]),
+        store.create_run("other", {"seed": 7, "n": 3}, {}, KEYS),
+        store.create_run("stub", {"seed": 8}, {}, KEYS),
+        store.create_run("stub", {"seed": 7, "n": 3}, {}, KEYS[:-1]),
     }
+    assert store.create_run("stub", {"seed": 7, "n": 3}, {"passes": 9}, KEYS[::-1]) == run
     assert len({run, *others}) == 4
 
 
 def test_a_cell_that_another_run_stored_is_done(store: Store) -> None:
     finish(store, SWEEP)
-    wider = store.create_run("stub", {"wider": True}, {}, [KEYS[:2], [*KEYS[2:], "0" * 64]])
-    assert store.pending(wider) == [1]
-    assert store.missing(wider, 1) == ["0" * 64]
+    wider = store.create_run("stub", {"wider": True}, {}, [*KEYS, "0" * 64])
+    assert store.show(wider).n_done == 6
+    assert store.stored([*KEYS, "0" * 64]) == set(KEYS)
 
 
-def test_a_batch_is_committed_whole_and_holds_nothing_else(store: Store) -> None:
-    run = SWEEP.create(store)
+def test_what_is_committed_together_is_the_runs_own_or_none_of_it_is_stored(store: Store) -> None:
     first, second = SWEEP.records(0)
-    for wrong in ([first], [first, second, RECORDS[2]], [first, first, second], []):
+    run = store.create_run("stub", {}, {}, KEYS[:2])
+    for wrong in ([first, second, RECORDS[2]], [first, first, second]):
         with pytest.raises(UsageError):
-            store.commit(run, 0, wrong)
+            store.commit(run, wrong)
     with pytest.raises(UsageError, match="not that of its spec"):
-        store.commit(run, 0, [first, replace(second, spec={**second.spec, "cell": 9})])
+        store.commit(run, [first, replace(second, spec={**second.spec, "cell": 9})])
     with pytest.raises(UsageError, match="cannot be stored"):
-        store.commit(run, 0, [first, changed(second, best=math.nan)])
-    with pytest.raises(UsageError, match="batches 0 to 2"):
-        store.commit(run, 3, [])
+        store.commit(run, [first, changed(second, best=math.nan)])
     assert store.get(KEYS) == {}
 
 
-def test_committing_again_is_harmless_and_another_result_is_refused(store: Store) -> None:
-    run = SWEEP.create(store)
-    store.commit(run, 0, SWEEP.records(0))
-    store.commit(run, 0, SWEEP.records(0))
-    first, second = SWEEP.records(0)
+def test_what_is_stored_first_stands(store: Store, folder: Path) -> None:
+    """Two runs of other batches compute a cell they share with other roundings, and neither fails."""
+    run, (first, second) = SWEEP.create(store), SWEEP.records(0)
+    assert store.commit(run, [first]) == 1
     for other in (changed(first, best=0.5), replace(first, tensors=None), replace(first, tensors=safetensors(b"y"))):
-        with pytest.raises(StorageError, match="another result"):
-            store.commit(run, 0, [other, second])
-    mixed = store.create_run("stub", {"mixed": True}, {}, [KEYS[:3]])
-    with pytest.raises(StorageError, match="another result"):
-        store.commit(mixed, 0, [changed(first, best=0.5), second, RECORDS[2]])
+        assert store.commit(run, [other]) == 0
+    assert store.commit(run, [replace(first, tensors=safetensors(b"y")), second]) == 1
     assert list(store.get(KEYS).values()) == [first, second]
-    store.commit(mixed, 0, [RECORDS[2]])
-    assert store.pending(mixed) == []
+    assert len(list((folder / "blobs").glob("??/*"))) == 1
+    assert store.check().n_orphans == 0
+
+
+def test_a_run_that_an_earlier_version_made_by_batches_is_read(store: Store, folder: Path) -> None:
+    run = finish(store, SWEEP)
+    columns = ("0" * 16, "stub", "{}", "{}", canonical(SWEEP.batches()), "2025-01-01T00:00:00+00:00")
+    execute(folder, "INSERT INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)", *columns, checksum(columns))
+    with Store(folder) as fresh:
+        assert [(info.id, info.n_cells, info.status) for info in fresh.runs()] == [
+            ("0" * 16, 6, "complete"),
+            (run, 6, "complete"),
+        ]
+        assert fresh.delete(run) == 0
+        assert fresh.delete("0" * 16) == 6
 
 
 def test_a_commit_that_fails_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,20 +198,20 @@ def test_a_commit_that_fails_leaves_nothing(folder: Path, monkeypatch: pytest.Mo
         for step in torture.STEPS[:3]:
             monkeypatch.setattr(store, "_reached", lambda now, step=step: 1 / (now != step))
             with pytest.raises(ZeroDivisionError):
-                store.commit(run, 0, SWEEP.records(0))
+                store.commit(run, SWEEP.records(0))
             assert store.get(KEYS) == {}
             assert list((folder / "blobs" / "staging").iterdir()) == []
         monkeypatch.undo()
-        store.commit(run, 0, SWEEP.records(0))
+        store.commit(run, SWEEP.records(0))
 
 
 def test_bad_runs_are_refused(store: Store) -> None:
     with pytest.raises(UsageError, match="two places"):
-        store.create_run("stub", {}, {}, [KEYS[:1], KEYS[:1]])
+        store.create_run("stub", {}, {}, KEYS[:1] * 2)
     with pytest.raises(UsageError, match="64 hex digits"):
-        store.create_run("stub", {}, {}, [["layer 3"]])
+        store.create_run("stub", {}, {}, ["layer 3"])
     with pytest.raises(UsageError, match="there is no run"):
-        store.pending("0123456789abcdef")
+        store.show("0123456789abcdef")
 
 
 def test_a_run_is_found_by_how_it_begins(store: Store) -> None:
@@ -220,7 +227,7 @@ def test_a_run_is_found_by_how_it_begins(store: Store) -> None:
 
 def test_delete_keeps_what_others_share(store: Store, folder: Path) -> None:
     run = finish(store, SWEEP)
-    other = store.create_run("stub", {"other": True}, {}, [KEYS[:2]])
+    other = store.create_run("stub", {"other": True}, {}, KEYS[:2])
     with store.lease(run), pytest.raises(StorageError, match=str(os.getpid())):
         store.delete(run)
     assert store.delete(run) == 4
@@ -239,7 +246,7 @@ def test_a_run_that_was_deleted_meanwhile_takes_no_cells(store: Store, folder: P
     with Store(folder) as other:
         other.delete(run)
     with pytest.raises(UsageError, match="there is no run"):
-        store.commit(run, 0, SWEEP.records(0))
+        store.commit(run, SWEEP.records(0))
 
 
 def test_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,7 +271,7 @@ def test_threads_share_a_store(store: Store) -> None:
     def work(batch: int) -> None:
         try:
             for _ in range(5):
-                store.commit(run, batch, SWEEP.records(batch))
+                store.commit(run, SWEEP.records(batch))
                 assert len(store.get(KEYS)) >= 2
         except BaseException as error:
             failures.append(error)
@@ -275,7 +282,7 @@ def test_threads_share_a_store(store: Store) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    assert store.pending(run) == []
+    assert SWEEP.pending(store) == []
 
 
 def test_a_closed_store_says_so(folder: Path) -> None:
@@ -292,11 +299,11 @@ def test_a_closed_store_says_so(folder: Path) -> None:
 def small_run(store: Store) -> str:
     specs = [{"layer": layer, "at": {"position": 1}} for layer in (0, 1)]
     records = [
-        Record.of(specs[0], {"text": 'say "hi",\nthen', "p": 0.25, "ids": [1, 2], "none": None}),
-        Record.of(specs[1], {"text": "", "p": 1, "a.b": True}, safetensors(b"x")),
+        FinishedCell.of(specs[0], {"text": 'say "hi",\nthen', "p": 0.25, "ids": [1, 2], "none": None}),
+        FinishedCell.of(specs[1], {"text": "", "p": 1, "a.b": True}, safetensors(b"x")),
     ]
-    run = store.create_run("demo", {"layers": [0, 1]}, {}, [[record.key for record in records]])
-    store.commit(run, 0, records)
+    run = store.create_run("demo", {"layers": [0, 1]}, {}, [record.key for record in records])
+    store.commit(run, records)
     return run
 
 
@@ -337,9 +344,9 @@ def test_parquet_export(store: Store, tmp_path: Path, monkeypatch: pytest.Monkey
 def test_columns_of_several_types_are_text_in_parquet(store: Store, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     results: list[dict[str, Any]] = [{"v": 1, "w": 2**70}, {"v": "one", "w": 1}, {"v": None, "w": 0}]
-    records = [Record.of({"n": number}, result) for number, result in enumerate(results)]
-    run = store.create_run("demo", {}, {}, [[record.key for record in records]])
-    store.commit(run, 0, records)
+    records = [FinishedCell.of({"n": number}, result) for number, result in enumerate(results)]
+    run = store.create_run("demo", {}, {}, [record.key for record in records])
+    store.commit(run, records)
     rows = parquet.read_table(store.export(run, tmp_path / "out.parquet")).to_pylist()
     found = {row["spec.n"]: (row["result.v"], row["result.w"]) for row in rows}
     assert found == {0: ("1", str(2**70)), 1: ("one", "1"), 2: (None, "0")}
@@ -350,11 +357,27 @@ def test_an_export_does_not_depend_on_order_folder_or_batches_done(tmp_path: Pat
     with Store(tmp_path / "two") as store:
         run = SWEEP.create(store)
         for batch in (2, 0):
-            store.commit(run, batch, SWEEP.records(batch)[::-1])
+            store.commit(run, SWEEP.records(batch)[::-1])
         partial = json.loads(store.export(run, tmp_path / "partial.json").read_text("utf-8"))
         assert (partial["status"], len(partial["cells"])) == ("incomplete", 4)
     with Store(tmp_path / "two") as store:
         assert torture.exports(store, finish(store, SWEEP), tmp_path) == expected
+
+
+def test_an_export_beside_a_process_that_computes_is_of_one_moment(store: Store, folder: Path, tmp_path: Path) -> None:
+    run = SWEEP.create(store)
+    store.commit(run, SWEEP.records(0))
+    get = store.get
+
+    def meanwhile(keys: Any) -> dict[str, FinishedCell]:
+        with Store(folder) as other:
+            finish(other, SWEEP)
+        return get(keys)
+
+    store.get = meanwhile  # type: ignore[method-assign]
+    exported = json.loads(store.export(run, tmp_path / "out.json").read_text("utf-8"))
+    assert (exported["status"], len(exported["cells"])) == ("incomplete", 2)
+    assert store.show(run).status == "complete"
 
 
 def test_bad_exports_are_refused(store: Store, folder: Path, tmp_path: Path) -> None:
@@ -390,34 +413,34 @@ def test_a_damaged_row_is_set_aside_and_computed_again(store: Store, folder: Pat
     assert list(store.get(KEYS)) == KEYS[1:]
     (incident,) = store.incidents
     assert (incident.kind, incident.count) == ("quarantined", 1)
-    assert store.pending(run) == [0]
-    store.commit(run, 0, SWEEP.records(0))
+    assert SWEEP.pending(store) == [0]
+    store.commit(run, SWEEP.records(0))
     assert list(store.get(KEYS).values()) == RECORDS
     assert store.check().n_in_quarantine == 1
 
 
 @pytest.mark.parametrize("damage", [b"", b"other", None])
 def test_a_damaged_blob_is_set_aside_with_all_that_need_it(store: Store, folder: Path, damage: bytes | None) -> None:
-    records = [Record.of({"n": number}, {"n": number}, safetensors(b"same")) for number in (1, 2)]
-    records.append(Record.of({"n": 3}, {"n": 3}, safetensors(b"own")))
-    run = store.create_run("demo", {}, {}, [[record.key] for record in records])
-    for batch, record in enumerate(records):
-        store.commit(run, batch, [record])
+    records = [FinishedCell.of({"n": number}, {"n": number}, safetensors(b"same")) for number in (1, 2)]
+    records.append(FinishedCell.of({"n": 3}, {"n": 3}, safetensors(b"own")))
+    run = store.create_run("demo", {}, {}, [record.key for record in records])
+    for record in records:
+        store.commit(run, [record])
     (path,) = [path for path in (folder / "blobs").glob("??/*") if b"same" in path.read_bytes()]
     path.unlink() if damage is None else path.write_bytes(damage)
     assert store.get([records[0].key]) == {}
     assert store.incidents[0].count == 2
-    assert store.pending(run) == [0, 1]
+    assert store.stored(record.key for record in records) == {records[2].key}
     assert len(list(folder.glob("quarantine/*"))) == (damage is not None)
-    for batch in (0, 1):
-        store.commit(run, batch, [records[batch]])
+    for record in records[:2]:
+        store.commit(run, [record])
     assert list(store.get(record.key for record in records).values()) == records
 
 
 def test_a_damaged_cell_does_not_block_its_own_repair(store: Store, folder: Path) -> None:
     run = finish(store, SWEEP)
     execute(folder, "UPDATE cells SET result = '{}' WHERE key = ?", KEYS[0])
-    store.commit(run, 0, SWEEP.records(0))
+    store.commit(run, SWEEP.records(0))
     assert list(store.get(KEYS).values()) == RECORDS
 
 
@@ -428,7 +451,7 @@ def test_a_damaged_run_is_made_anew_and_finds_its_cells(store: Store, folder: Pa
         assert fresh.runs() == []
         assert [incident.kind for incident in fresh.incidents] == ["quarantined"]
         assert SWEEP.create(fresh) == run
-        assert fresh.pending(run) == []
+        assert fresh.show(run).status == "complete"
 
 
 def test_check_finds_and_clears(store: Store, folder: Path) -> None:
@@ -472,7 +495,7 @@ def test_all_cells_outlive_a_broken_header_schema_and_root(folder: Path) -> None
         assert store.incidents[0].count == 6
         assert "6 cells and 1 runs" in store.incidents[0].message
         assert list(store.get(KEYS).values()) == RECORDS
-        assert store.pending(run) == []
+        assert store.show(run).status == "complete"
 
 
 def test_lost_commits_are_told_once(folder: Path) -> None:
@@ -567,7 +590,7 @@ def test_a_rescue_that_was_killed_is_finished(folder: Path, log: bool) -> None:
     (folder / "runs.sqlite.rescued").write_bytes(b"out of date")
     (folder / "runs.sqlite.building").write_bytes(b"half")
     with Store(folder) as store:
-        assert store.pending(run) == []
+        assert store.show(run).status == "complete"
     assert not list(folder.glob("*.rescued")) + list(folder.glob("*.building"))
     # Killed after it: the copy is put in its place, and never an old log beside it.
     path.rename(folder / "runs.sqlite.rescued")
@@ -575,7 +598,7 @@ def test_a_rescue_that_was_killed_is_finished(folder: Path, log: bool) -> None:
     if log:
         (folder / "runs.sqlite-wal").write_bytes(b"old log")
     with Store(folder) as store:
-        assert store.pending(run) == []
+        assert store.show(run).status == "complete"
     assert corrupt_files(folder) == ["runs.sqlite.corrupt-1"] + ["runs.sqlite.corrupt-1-wal"] * log
 
 
@@ -633,7 +656,7 @@ def test_a_child_that_was_forked_has_neither_the_lease_nor_the_store(store: Stor
             child = os.fork()
         if child == 0:
             try:
-                store.pending(run)
+                store.show(run)
             except StorageError as error:
                 os.write(writing, str(error).encode())
             store.close()
@@ -699,7 +722,7 @@ def test_two_processes_at_once(tmp_path: Path, same: bool) -> None:
     for at, sweep in enumerate(sweeps):
         with Store(tmp_path / "data") as store:
             run = sweep.create(store)
-            assert store.pending(run) == []
+            assert sweep.pending(store) == []
             assert store.incidents == []
             assert store.check().n_quarantined == 0
             exported = torture.exports(store, run, tmp_path)

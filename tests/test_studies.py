@@ -335,7 +335,7 @@ def test_the_logit_lens_costs_no_target_pass_and_a_window_is_read_once(llama: Mo
     assert list(plans) == [*METHODS, "all"]
     for method in ("logit-lens", "tuned-lens", "jacobian-lens"):
         assert (plans[method].target_passes, plans[method].batch_passes) == (0, 0)
-        assert re.search(r"clean target passes +0\n", plans[method].explain())
+        assert re.search(r"common target passes +0\n", plans[method].explain())
     assert plans["token-identity"].target_passes == plans["bare-placeholder"].target_passes == 1
     assert {plan.source_passes for plan in plans.values()} == {12}
     with pytest.raises(UsageError, match="the tuned-lens was not given"):
@@ -486,7 +486,7 @@ def test_the_table_marks_the_best_and_fits_into_a_terminal(bathyscope, tiny, tmp
         "--out", str(tmp_path / "study.json"), "--plot", str(tmp_path / "study.svg"), "--explain",
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert re.search(r"^logit-lens, .*\n(.*\n){3} +clean target passes +0$", done.err, re.MULTILINE)
+    assert re.search(r"^logit-lens, .*\n(.*\n){3} +common target passes +0$", done.err, re.MULTILINE)
     assert (tmp_path / "study.svg").is_file()
     rows = json.loads((tmp_path / "study.json").read_text())["rows"]
     shown = {line.split()[0]: line for line in done.out.splitlines() if line.strip()}

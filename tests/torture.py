@@ -23,7 +23,7 @@ from typing import Any
 from unittest import mock
 
 from bathyscope.errors import StorageError
-from bathyscope.store import Record, Store
+from bathyscope.store import FinishedCell, Store
 
 STEPS = ("staged", "published", "inserted", "committed")
 
@@ -43,20 +43,25 @@ class Sweep:
         return [{"method": "stub/1", "seed": self.seed, "batch": batch, "cell": cell} for cell in range(self.size)]
 
     def batches(self) -> list[list[str]]:
-        return [[Record.of(spec, {}).key for spec in self.specs(batch)] for batch in range(self.n_batches)]
+        return [[FinishedCell.of(spec, {}).key for spec in self.specs(batch)] for batch in range(self.n_batches)]
 
-    def records(self, batch: int) -> list[Record]:
+    def records(self, batch: int) -> list[FinishedCell]:
         return [compute(spec) for spec in self.specs(batch)]
 
     def create(self, store: Any) -> str:
-        return store.create_run("stub", {"seed": self.seed, "n": self.n_batches}, {"passes": 1}, self.batches())
+        keys = [key for batch in self.batches() for key in batch]
+        return store.create_run("stub", {"seed": self.seed, "n": self.n_batches}, {"passes": 1}, keys)
+
+    def pending(self, store: Any) -> list[int]:
+        """The batches that lack a cell."""
+        return [number for number, keys in enumerate(self.batches()) if not store.stored(keys) >= set(keys)]
 
 
-def compute(spec: dict[str, Any]) -> Record:
+def compute(spec: dict[str, Any]) -> FinishedCell:
     noise = random.Random(json.dumps(spec, sort_keys=True))
     numbers = [noise.gauss(0, 1) for _ in range(60)]
     tensors = safetensors(noise.randbytes(1000)) if spec["cell"] == 0 else None
-    return Record.of(spec, {"numbers": numbers, "text": f"Zürich {numbers[0]}", "best": numbers[1]}, tensors)
+    return FinishedCell.of(spec, {"numbers": numbers, "text": f"Zürich {numbers[0]}", "best": numbers[1]}, tensors)
 
 
 def safetensors(content: bytes) -> bytes:
@@ -66,8 +71,8 @@ def safetensors(content: bytes) -> bytes:
 
 def finish(store: Any, sweep: Sweep) -> str:
     run = sweep.create(store)
-    for batch in store.pending(run):
-        store.commit(run, batch, sweep.records(batch))
+    for batch in sweep.pending(store):
+        store.commit(run, sweep.records(batch))
     return run
 
 
@@ -118,14 +123,13 @@ class JsonStore:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def create_run(self, kind: str, spec: Any, plan: Any, batches: Any) -> str:
-        self.batches = batches
+    def create_run(self, kind: str, spec: Any, plan: Any, keys: Any) -> str:
         return "run"
 
-    def pending(self, run: str) -> list[int]:
-        return [number for number, batch in enumerate(self.batches) if not set(batch) <= self.cells.keys()]
+    def stored(self, keys: Sequence[str]) -> set[str]:
+        return self.cells.keys() & set(keys)
 
-    def commit(self, run: str, batch: int, records: Sequence[Record]) -> None:
+    def commit(self, run: str, records: Sequence[FinishedCell]) -> None:
         self.cells.update({record.key: record.result for record in records})
         with self.path.open("w") as file:
             json.dump(self.cells, file)
@@ -178,12 +182,12 @@ def child(arguments: argparse.Namespace) -> None:
                 os.write(1, str(error).encode())
                 sys.exit(3)
         os.write(1, b"working\n")
-        for batch in store.pending(run):
+        for batch in sweep.pending(store):
             records = []
             for spec in sweep.specs(batch):
                 records.append(compute(spec))
                 log.write("c", [records[-1].key])
-            store.commit(run, batch, records)
+            store.commit(run, records)
             log.acknowledge([record.key for record in records])
 
 
@@ -359,12 +363,12 @@ def fill_often(folder: Path, kind: str, events: int, seed: int) -> Fullness:
     while count.events < events:
         with Store(folder / "store") as store:
             run = sweep.create(store)
-            pending = store.pending(run)
+            pending = sweep.pending(store)
             filler.fill(choose.randrange(0, 60_000))
             for batch in pending:
                 records = sweep.records(batch)
                 try:
-                    store.commit(run, batch, records)
+                    store.commit(run, records)
                 except StorageError as error:
                     count.events += 1
                     count.messages.append(str(error))
@@ -376,8 +380,8 @@ def fill_often(folder: Path, kind: str, events: int, seed: int) -> Fullness:
             count.lost += store.get(acknowledged) != acknowledged
             if choose.random() < 0.5:  # the failed process goes on when there is room
                 filler.clear()
-                batch = store.pending(run)[0]
-                store.commit(run, batch, sweep.records(batch))
+                batch = sweep.pending(store)[0]
+                store.commit(run, sweep.records(batch))
         try:
             with Store(folder / "store") as store:
                 count.lost += store.get(acknowledged) != acknowledged
@@ -526,7 +530,7 @@ def kill_rescues(folder: Path, kills: int, seed: int) -> Damage:
     return count
 
 
-def _look(copy: Path, sweeps: list[Sweep], expected: dict[str, Record], what: str, count: Damage) -> None:
+def _look(copy: Path, sweeps: list[Sweep], expected: dict[str, FinishedCell], what: str, count: Damage) -> None:
     count.cases += 1
     count.cells += len(expected)
     try:

@@ -1,8 +1,9 @@
 """The only file that replaces what modules do: rows that sleep through blocks, and a residual stream in float32.
 
 A write at layer l of a target prompt changes nothing at or below l but itself. A row that waits for
-such a write need not be computed until then: it wakes at the block after it, with the clean target's
-residual stream. A block computes the rows that are awake, which stand first in the batch.
+such a write need not be computed until then: it wakes at the block after it, with the residual
+stream of the run that all rows have in common. A block computes the rows that are awake, which stand
+first in the batch.
 
 In half precision every block would round the residual stream to its dtype anew. Here only what a
 module with weights is given is rounded; the sums of the residual stream are float32.
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 
 from bathyscope.model import HALF, Model
 
+LOOKING = "transformers.utils.output_capturing"
+"""Where hooks come from that stay on a model once its hidden states or attentions were asked for, and only look."""
+
 
 class Sleepers:
     """Rows that join a pass late, in force inside a `with` block.
@@ -24,8 +28,8 @@ class Sleepers:
         model: the model.
         wake: for each row the first block that computes it, in ascending order; n_layers for a row
             that no block computes.
-        residuals: the clean residual stream after the blocks that rows wake behind, (columns, d_model), or one
-            for each of the rows that wake there, (rows, columns, d_model).
+        residuals: the residual stream of the run they have in common, after the blocks that rows wake behind,
+            (columns, d_model), or one for each of the rows that wake there, (rows, columns, d_model).
         tuples: whether blocks return a tuple.
     """
 
@@ -34,16 +38,19 @@ class Sleepers:
             raise ValueError("rows must be ordered by the block that they wake at")
         self.wake, self.residuals, self.tuples = tuple(wake), residuals, tuples
         self._blocks: list[nn.Module] = list(model.blocks)
+        self._formers: list[tuple[nn.Module, Callable[..., Any] | None]] = []
 
     def __enter__(self) -> Self:
         for layer, block in enumerate(self._blocks):
             if any(at > layer for at in self.wake):
+                self._formers.append((block, block.__dict__.get("forward")))
                 block.forward = self._staggered(layer, block.forward)
         return self
 
     def __exit__(self, *error: object) -> None:
-        for block in self._blocks:
-            block.__dict__.pop("forward", None)
+        for block, former in self._formers:
+            _restore(block, former)
+        self._formers.clear()
 
     def _staggered(self, layer: int, forward: Callable[..., Any]) -> Callable[..., Any]:
         n_rows = len(self.wake)
@@ -98,9 +105,7 @@ class Float32Stream:
         for module, _ in self._weighted:
             module.__dict__.pop("forward", None)
         if self._first is not None:
-            self._first.__dict__.pop("forward", None)
-            if self._former is not None:
-                self._first.forward = self._former
+            _restore(self._first, self._former)
 
 
 def can_widen(model: Model) -> bool:
@@ -113,9 +118,31 @@ def can_bypass(model: Model) -> bool:
     return not any(_is_foreign(block) for block in model.blocks)
 
 
+def is_altered(model: Model) -> bool:
+    """Whether somebody else's hook or replaced forward may change what a model computes.
+
+    Accelerate's, which places weights, does not; nor do transformers' hooks, which only look.
+    """
+    return any(_is_altered(module) for module in model.hf.modules())
+
+
+def _is_altered(module: nn.Module) -> bool:
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    if any(getattr(hook, "__module__", None) != LOOKING for hook in hooks):
+        return True
+    return "forward" in module.__dict__ and not hasattr(module, "_hf_hook")
+
+
 def _is_foreign(module: nn.Module) -> bool:
     """Whether a module carries a hook or a replaced forward."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+
+
+def _restore(module: nn.Module, former: Callable[..., Any] | None) -> None:
+    """Put back the forward that a module carried before, or its class's own."""
+    module.__dict__.pop("forward", None)
+    if former is not None:
+        module.forward = former
 
 
 def _given(dtype: torch.dtype, forward: Callable[..., Any]) -> Callable[..., Any]:

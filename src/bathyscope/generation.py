@@ -92,7 +92,7 @@ def generate(
         inside = writes_within(writes, first, len(batch))
         started, hidden = _prefill(model, batch, inside, max_new_tokens)
         later = [write for write in inside if write.when != "prompt"]
-        written: list[list[int]] = []
+        written: list[tuple[int, ...]] = []
         for written in decode(started, model.choose(hidden), max_new_tokens, later):
             tick(max(len(ids) for ids in written))
         found += [continuation(model, ids) for ids in written]
@@ -114,6 +114,8 @@ def next_logits(
     rows = as_rows(model, prompts)
     check_writes(writes, len(rows))
     check_batch_size(batch_size)
+    if any(write.when == "generated" for write in writes):
+        raise UsageError('a write with when="generated" was given where nothing is generated', "", "generate(...)")
     found = []
     for first in range(0, len(rows), batch_size):
         batch = rows[first : first + batch_size]
@@ -123,7 +125,9 @@ def next_logits(
     return torch.cat(found)
 
 
-def decode(batch: Batch, first: Tensor, new_tokens: int, writes: Sequence[Write] = ()) -> Iterator[list[list[int]]]:
+def decode(
+    batch: Batch, first: Tensor, new_tokens: int, writes: Sequence[Write] = ()
+) -> Iterator[list[tuple[int, ...]]]:
     """Go on from a batch that has read its prompts, one token at a time.
 
     Args:
@@ -136,25 +140,27 @@ def decode(batch: Batch, first: Tensor, new_tokens: int, writes: Sequence[Write]
         After each token, the ids of every row so far; the end-of-text token, where there is one, is the last.
     """
     model, stops = batch.model, batch.model.stop_ids
-    written = [[token] for token in first.tolist()]
+    written: list[tuple[int, ...]] = [(token,) for token in first.tolist()]
     rows, tokens = list(range(len(written))), first
-    yield written
-    with torch.no_grad(), Hooks(model, batch.window, writes=writes) as hooks:
-        for _ in range(new_tokens - 1):
-            going = [index for index, row in enumerate(rows) if written[row][-1] not in stops]
-            if not going:
-                return
-            # Writes count the rows of the batch, so none may leave while there are any.
-            if not writes and len(rows) - len(going) >= max(1, len(rows) // LEAVE):
-                kept = torch.tensor(going, device=tokens.device)
-                batch.keep(kept)
-                rows, tokens = [rows[index] for index in going], tokens[kept]
-            batch.advance()
+    hooks = Hooks(model, batch.window, writes=writes)
+    yield list(written)
+    for _ in range(new_tokens - 1):
+        going = [index for index, row in enumerate(rows) if written[row][-1] not in stops]
+        if not going:
+            return
+        # Writes count the rows of the batch, so none may leave while there are any.
+        if not writes and len(rows) - len(going) >= max(1, len(rows) // LEAVE):
+            kept = torch.tensor(going, device=tokens.device)
+            batch.keep(kept)
+            rows, tokens = [rows[index] for index in going], tokens[kept]
+        batch.advance()
+        # In force during the step alone: whoever takes what is yielded may run the model before the next.
+        with torch.no_grad(), hooks:
             tokens = model.choose(batch.last(tokens[:, None]))
-            for row, token in zip(rows, tokens.tolist(), strict=True):
-                if written[row][-1] not in stops:
-                    written[row].append(token)
-            yield written
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            if written[row][-1] not in stops:
+                written[row] = (*written[row], token)
+        yield list(written)
     if new_tokens > 1:
         hooks.check()
 

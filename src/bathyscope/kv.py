@@ -88,12 +88,12 @@ def prefix_cache() -> Cache:
 
 
 def rows_cache(
-    model_layers: int, rows: int, capacity: int, *, known: Cache | None = None, start: int = 0, shared: bool = False
+    n_layers: int, rows: int, capacity: int, *, known: Cache | None = None, start: int = 0, shared: bool = False
 ) -> Cache:
     """A cache for rows of up to `capacity` tokens.
 
     Args:
-        model_layers: number of blocks.
+        n_layers: number of blocks.
         rows: how many rows.
         capacity: tokens that there is room for.
         known: a cache of one row whose keys and values every row begins with.
@@ -102,7 +102,7 @@ def rows_cache(
         shared: keep what stands before `start` once for all rows (inside `attention.sharing` only).
     """
     if known is None:
-        return Cache(layers=[_RowsLayer(rows, capacity, start, None) for _ in range(model_layers)])
+        return Cache(layers=[_RowsLayer(rows, capacity, start, None) for _ in range(n_layers)])
     layers = [layer for layer in known.layers if isinstance(layer, DynamicLayer)]
     return Cache(layers=[_RowsLayer(rows, capacity, start, _states(layer), shared=shared) for layer in layers])
 

@@ -4,7 +4,6 @@ The general primitive of arXiv 2401.06102: (S, i, M, l) -> f -> (T, i*, M*, l*),
 position asked for. All cells of the target prompt run as one batch.
 """
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 
 from bathyscope import prompts
 from bathyscope.controls import UNPATCHED, ControlCells, Controls, controls_spec, occurs_in, said
-from bathyscope.engine import Cell, Listener, Plan, Read, Stop, collect, plan, run_stored
+from bathyscope.engine import Cell, Listener, Plan, Read, Stop, carry_out, plan
 from bathyscope.engine.plan import MEMORY_BUDGET
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress
@@ -150,41 +149,27 @@ def patchscope(  # noqa: PLR0913 (the primitive's parts, and how it is run)
     wanted = Controls.of(controls, unpatched=control)
     asked = _Asked(source, target or Target(), mapping or Identity(), readout or Generate(), wanted, budget)
     models = source.model, asked.target_model
-    began = time.perf_counter()
-    if store is None:
-        found, computed, run = (
-            collect(asked.plan, *models, progress=progress, stop=stop, listen=listen),
-            len(asked.cells),
-            None,
-        )
-    else:
-        stored = run_stored(
-            asked.plan,
-            *models,
-            store,
-            kind=PatchscopeResult.kind,
-            spec=asked.spec(),
-            progress=progress,
-            stop=stop,
-            listen=listen,
-        )
-        found, computed, run = stored.collected, stored.computed, stored.id
-    seconds = time.perf_counter() - began
+    done = carry_out(
+        asked.plan,
+        *models,
+        store,
+        kind=PatchscopeResult.kind,
+        spec=asked.spec(),
+        progress=progress,
+        stop=stop,
+        listen=listen,
+    )
+    found = done.collected
     cells = tuple(asked.measured(place, reading) for place, reading in zip(asked.places, found.readings, strict=False))
     controlled = said(asked.control_rows, asked.cells, found.readings)
     return PatchscopeResult(
         cells=cells,
         unpatched=next((one.text for one in reversed(controlled) if one.control == UNPATCHED), None),
-        representations=torch.stack([one for one in found.representations[: len(cells)] if one is not None]),
+        representations=torch.stack(found.of_sources(len(cells))),
         provenance=provenance([model.provenance() for model in models], asked.spec()),
         plan=asked.plan.to_dict(),
-        timing={
-            "seconds": round(seconds, 4),
-            "cells": len(asked.cells),
-            "computed": computed,
-            "cells_per_second": round(len(asked.cells) / seconds, 2),
-        },
-        run=run,
+        timing=done.timing(),
+        run=done.run,
         controls=controlled,
     )
 

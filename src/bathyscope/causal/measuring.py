@@ -1,6 +1,5 @@
 """How causal methods are run: cells in, the numbers of a metric out, with a store or without."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict, Unpack
@@ -9,7 +8,7 @@ import torch
 
 from bathyscope.causal.pairs import described
 from bathyscope.causal.result import CausalCell, CausalResult
-from bathyscope.engine import Cell, Patch, Plan, Read, Stop, collect, plan, run_stored
+from bathyscope.engine import Cell, Patch, Plan, Read, Stop, carry_out, plan
 from bathyscope.engine.plan import MEMORY_BUDGET
 from bathyscope.errors import UsageError
 from bathyscope.generation import Progress, next_logits
@@ -73,36 +72,23 @@ def measure(
     """
     if unknown := options.keys() - RunOptions.__annotations__.keys():
         raise UsageError(f"{min(unknown)} was given", f"the options are {', '.join(RunOptions.__annotations__)}")
-    began = time.perf_counter()
     distinct = list(dict.fromkeys(cells))
     planned = plan(distinct, model, model, budget=options.get("budget", MEMORY_BUDGET))
     if (tell := options.get("planned")) is not None:
         tell(planned)
-    store, progress, stop = options.get("store"), options.get("progress"), options.get("stop")
-    if store is None:
-        found, computed, run = collect(planned, model, model, progress=progress, stop=stop), len(distinct), None
-    else:
-        stored = run_stored(
-            planned,
-            model,
-            model,
-            store,
-            kind=CausalResult.kind,
-            spec=spec,
-            keep_representations=False,
-            progress=progress,
-            stop=stop,
-        )
-        found, computed, run = stored.collected, stored.computed, stored.id
-    seconds = time.perf_counter() - began
-    by_cell = dict(zip(distinct, (reading.values[metric.name] for reading in found.readings), strict=True))
-    timing = {
-        "seconds": round(seconds, 4),
-        "cells": len(distinct),
-        "computed": computed,
-        "cells_per_second": round(len(distinct) / max(seconds, 1e-9), 2),
-    }
-    return Measured(tuple(by_cell[cell] for cell in cells), planned, timing, run)
+    done = carry_out(
+        planned,
+        model,
+        model,
+        options.get("store"),
+        kind=CausalResult.kind,
+        spec=spec,
+        keep_representations=False,
+        progress=options.get("progress"),
+        stop=options.get("stop"),
+    )
+    by_cell = dict(zip(distinct, (reading.values[metric.name] for reading in done.collected.readings), strict=True))
+    return Measured(tuple(by_cell[cell] for cell in cells), planned, done.timing(), done.run)
 
 
 def patched(metric: Metric, read: Tokens, written: Tokens, sites: Sequence[Site], positions: Sequence[int]) -> Cell:

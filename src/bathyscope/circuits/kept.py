@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from bathyscope.files import write_atomically
-from bathyscope.store import cell_key
+from bathyscope.store import spec_key
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,6 @@ class Kept:
     def _path(self, name: str) -> Path | None:
         if self.folder is None:
             return None
-        own = self.folder / cell_key(self.spec)[:16]
+        own = self.folder / spec_key(self.spec)[:16]
         own.mkdir(parents=True, exist_ok=True)
         return own / name

@@ -193,7 +193,6 @@ def _record(info: "RunInfo") -> dict[str, Any]:
         "status": info.status,
         "cells": info.n_cells,
         "done": info.n_done,
-        "batches": info.n_batches,
         "spec": info.spec,
         "plan": info.plan,
     }

@@ -10,12 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from bathyscope import store
 from bathyscope.errors import UsageError
 from bathyscope.interventions import Replace, Write
 from bathyscope.mappings import Identity
 from bathyscope.mappings import Mapping as RepresentationMapping
-from bathyscope.model import Model, Tokens
+from bathyscope.model import Tokens
 from bathyscope.readouts import Readout
 from bathyscope.sites import Site
 
@@ -118,6 +117,19 @@ class Cell:
     common: tuple[Write, ...] = ()
 
     def __post_init__(self) -> None:
+        if (self.source is None) != (self.site is None):
+            lacking = "site" if self.site is None else "source"
+            raise UsageError(f"a cell was given without a {lacking}", "both are given, or neither")
+        n_tokens = len(self.target)
+        if outside := [one for patch in self.patches for one in patch.positions if not 0 <= one < n_tokens]:
+            raise UsageError(f"position {outside[0]} was given", f"the target has positions 0 to {n_tokens - 1}")
+        if self.readout.new_tokens < 2 and any(write.when == "generated" for write in (*self.also, *self.common)):
+            raise UsageError(
+                f'a write with when="generated" was given to {type(self.readout).__name__}, which generates no token '
+                "that the model reads again",
+                "",
+                "Generate(2)",
+            )
         places = list(self._written())
         if len(set(places)) < len(places):
             site, position = next(place for place in places if places.count(place) > 1)
@@ -166,34 +178,6 @@ class Cell:
             **self.mapping.spec(),
             **self.readout.spec(),
         }
-
-
-def cell_key(cell: Cell, source: Model, target: Model) -> str:
-    """SHA-256, as 64 hex digits, of a cell's spec and the two models: weights, dtype, attention, device kind.
-
-    Example:
-        >>> import bathyscope
-        >>> from bathyscope.engine import Cell, cell_key
-        >>> from bathyscope.readouts import Generate
-        >>> model = bathyscope.load()
-        >>> len(cell_key(Cell(model.tokenize("hello"), Generate(3)), model, model))
-        64
-    """
-    return store.cell_key(stored_spec(cell, source, target))
-
-
-def stored_spec(cell: Cell, source: Model, target: Model) -> dict[str, Any]:
-    """A cell's spec with what identifies the models."""
-    return {**cell.spec(), "models": [_identity(source) if cell.patches or cell.against else None, _identity(target)]}
-
-
-def _identity(model: Model) -> dict[str, str]:
-    return {
-        "fingerprint": model.fingerprint,
-        "dtype": str(model.dtype),
-        "attention": model.attention,
-        "device": model.device.type,
-    }
 
 
 def _source_spec(source: Read | Given | None) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from torch import Tensor
 from bathyscope.engine.events import Finished, Listener, Stop, watched
 from bathyscope.engine.execute import execute
 from bathyscope.engine.plan import Plan
+from bathyscope.errors import StorageError
 from bathyscope.generation import Progress
 from bathyscope.model import Model
 from bathyscope.readouts import Reading
@@ -23,6 +24,21 @@ class Collected:
 
     readings: tuple[Reading, ...]
     representations: tuple[Tensor | None, ...]
+
+    def of_sources(self, n_cells: int) -> list[Tensor]:
+        """What was read for the first cells, each of which has a source.
+
+        Raises:
+            StorageError: one is lacking: an earlier version kept the cell without it, under the same key.
+        """
+        found = [one for one in self.representations[:n_cells] if one is not None]
+        if len(found) < n_cells:
+            raise StorageError(
+                f"{n_cells - len(found)} cells were stored without what was read at their source",
+                "an earlier version kept the cells of causal methods so",
+                "bathyscope runs delete, for the run of the causal method, or another store",
+            )
+        return found
 
 
 def collect(

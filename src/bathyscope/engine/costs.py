@@ -13,7 +13,7 @@ from bathyscope.processor import slow_half
 from bathyscope.readouts.base import ROWS
 
 KEPT_APART = 24 * 2**20
-"""Bytes of a budget that are left to the clean passes and to what an allocator does not give back at once."""
+"""Bytes of a budget that are left to the common passes and to what an allocator does not give back at once."""
 
 OTHER_WORK = 1.5
 """Time of everything, over the time of the matrix products alone; measured on a laptop CPU."""
@@ -57,7 +57,7 @@ def notes(model: Model, *, bypass: bool) -> tuple[str, ...]:
 
 
 def seconds(token_layers: int, cells: Sequence[Cell], rows: int, model: Model) -> float:
-    """About how long the products of a plan take, at the speed of one of the model's own, at the plan's rows."""
+    """Estimated seconds, from one timed matrix product."""
     weight = model.unembedding.weight[:4096]
     probe = torch.ones(min(rows, 512), weight.shape[1], dtype=weight.dtype, device=weight.device)
     began = time.perf_counter()

@@ -1,7 +1,7 @@
 """Execution: a plan carried out, as events while it happens.
 
-The clean target runs once; each batch starts from its keys, values and residual stream. A batch that
-does not fit into memory is run in halves; the plan's partition stays what it was.
+What the cells of a target prompt have in common runs once; each batch starts from its keys, values and residual
+stream. A batch that does not fit into memory is run in halves; the plan's partition stays what it was.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,7 +28,7 @@ from bathyscope.sites import Site
 
 
 @dataclass(frozen=True)
-class _Clean:
+class _CommonRun:
     """A target prompt run once, with nothing but the common writes: where every row of it starts from."""
 
     tokens: Tokens
@@ -36,6 +36,21 @@ class _Clean:
     residuals: dict[int, Tensor]
     cache: kv.Cache
     tuples: bool
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A batch whose prompts have been read.
+
+    Args:
+        hidden: what the unembedding is given, (rows, width).
+        rows: the batch, ready to go on; None where there was no pass.
+        first: the first token of each row, where texts are written.
+    """
+
+    hidden: Tensor
+    rows: Batch | None
+    first: Tensor | None
 
 
 def execute(
@@ -73,14 +88,16 @@ def execute(
     stop = stop or Stop()
     wanted = list(range(len(plan.batches)) if batches is None else batches)
     sources = Sources.of((plan.cells[cell] for index in wanted for cell in plan.batches[index].cells), source)
-    clean: _Clean | None = None
+    common_run: _CommonRun | None = None
     for index in wanted:
         batch = plan.batches[index]
         first = plan.cells[batch.cells[0]]
-        if not batch.tail and (clean is None or clean.tokens.ids != first.target.ids or clean.common != first.common):
-            clean = _run_clean(target, first, _residual_layers(plan, first))
+        if not batch.tail and (
+            common_run is None or common_run.tokens.ids != first.target.ids or common_run.common != first.common
+        ):
+            common_run = _run_common(target, first, _residual_layers(plan, first))
         readings: list[Reading] = []
-        for part in _run(plan, batch, sources, target, clean, stop):
+        for part in _run(plan, batch, sources, target, common_run, stop):
             if isinstance(part, list):
                 readings += part
             else:
@@ -104,7 +121,7 @@ def _residual_layers(plan: Plan, first: Cell) -> set[int]:
     }
 
 
-def _run_clean(model: Model, cell: Cell, layers: set[int]) -> _Clean:
+def _run_common(model: Model, cell: Cell, layers: set[int]) -> _CommonRun:
     cache = kv.prefix_cache()
     batch = Batch(model, [cell.target], cache=cache)
     sites = {layer: Site("resid_post", layer) for layer in sorted(layers)}
@@ -113,78 +130,93 @@ def _run_clean(model: Model, cell: Cell, layers: set[int]) -> _Clean:
         batch.last()
     hooks.check()
     residuals = {layer: hooks.activations(site)[0] for layer, site in sites.items()}
-    return _Clean(cell.target, cell.common, residuals, cache, any(hooks.in_tuple(site) for site in sites.values()))
+    return _CommonRun(cell.target, cell.common, residuals, cache, any(hooks.in_tuple(site) for site in sites.values()))
 
 
 def _run(
-    plan: Plan, batch: PlannedBatch, sources: Sources, model: Model, clean: _Clean | None, stop: Stop
+    plan: Plan, batch: PlannedBatch, sources: Sources, model: Model, common_run: _CommonRun | None, stop: Stop
 ) -> Iterator[FirstToken | TextGrew | list[Reading]]:
     """Events of a batch, with lists of readings that together are its cells' in order."""
     cells = [plan.cells[index] for index in batch.cells]
-    writes_text = cells[0].readout.new_tokens > 0
-    try:
-        if clean is None or batch.tail:
-            started, hidden = None, _tail(cells, sources, model)
-        else:
-            started, hidden = _prefill(cells, batch, sources, model, clean)
-        with torch.no_grad():
-            first = model.choose(hidden) if writes_text else None
-    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
-        if len(cells) == 1 or not _out_of_memory(error):
-            raise
+    begun = _begin(cells, batch, sources, model, common_run)
+    if begun is None:
         middle = len(cells) // 2
         for half in (slice(None, middle), slice(middle, None)):
             smaller = replace(batch, cells=batch.cells[half], wake=batch.wake[half])
-            yield from _run(plan, smaller, sources, model, clean, stop)
-        return
-    if started is not None and first is not None:
-        yield from _texts(batch, cells, sources, started, first, stop)
-        return
-    for row in range(0, len(cells), plan.rows_read):
-        if stop.now:
-            raise _cancelled()
-        part = slice(row, row + plan.rows_read)
+            yield from _run(plan, smaller, sources, model, common_run, stop)
+    elif begun.rows is not None and begun.first is not None:
+        yield from _texts(batch, cells, begun.rows, begun.first, stop)
+    else:
+        for row in range(0, len(cells), plan.rows_read):
+            if stop.now:
+                raise _cancelled()
+            yield _read(model, cells[row : row + plan.rows_read], begun.hidden[row : row + plan.rows_read], sources)
+
+
+def _begin(
+    cells: Sequence[Cell], batch: PlannedBatch, sources: Sources, model: Model, common_run: _CommonRun | None
+) -> _Begun | None:
+    """Read a batch's prompts; None where there is not the memory, and then nothing of the attempt is left."""
+    try:
+        if common_run is None or batch.tail:
+            rows, hidden = None, _tail(cells, sources, model)
+        else:
+            rows, hidden = _prefill(cells, batch, sources, model, common_run)
         with torch.no_grad():
-            logits = model.decide(hidden[part])
-            yield list(cells[0].readout.read(model, logits, (), sources.original_of(cells[part])))
+            return _Begun(hidden, rows, model.choose(hidden) if cells[0].readout.new_tokens else None)
+    except (RuntimeError, MemoryError) as error:
+        if len(cells) == 1 or not _out_of_memory(error):
+            raise
+        # Not the halves from here: while an exception is handled, its traceback keeps the whole attempt alive.
+        return None
+
+
+def _read(model: Model, cells: Sequence[Cell], hidden: Tensor, sources: Sources) -> list[Reading]:
+    """The readings of some rows of one readout that is read from logits."""
+    with torch.no_grad():
+        return list(cells[0].readout.read(model, model.decide(hidden), (), sources.original_of(cells)))
 
 
 def _texts(
-    batch: PlannedBatch, cells: Sequence[Cell], sources: Sources, started: Batch, first: Tensor, stop: Stop
+    batch: PlannedBatch, cells: Sequence[Cell], rows: Batch, first: Tensor, stop: Stop
 ) -> Iterator[FirstToken | TextGrew | list[Reading]]:
     """What a batch that has read its prompts writes, as it grows, and at last its readings."""
-    model, readout = started.model, cells[0].readout
-    later = [write for write in _writes(cells, sources) if write.when != "prompt"]
+    model, readout = rows.model, cells[0].readout
+    # What is patched in is written into prompts only; what else is in force may go on.
+    later = [replace(write, row=row) for row, cell in enumerate(cells) for write in cell.also if write.when != "prompt"]
     later += [replace(write, row=None) for write in cells[0].common if write.when != "prompt"]
-    written: list[list[int]] = []
-    for written in decode(started, first, readout.new_tokens, later):
+    before: list[tuple[int, ...]] = [()] * len(cells)
+    for written in decode(rows, first, readout.new_tokens, later):
         if stop.now:
             raise _cancelled()
-        event = FirstToken if max(map(len, written)) == 1 else TextGrew
-        for index, ids in zip(batch.cells, written, strict=True):
-            yield event(index, model.decode(ids))
-    yield list(readout.read(model, None, [continuation(model, ids) for ids in written]))
+        for index, former, ids in zip(batch.cells, before, written, strict=True):
+            if len(ids) > len(former):
+                yield (TextGrew if former else FirstToken)(index, model.decode(ids))
+        before = written
+    yield list(readout.read(model, None, [continuation(model, ids) for ids in before]))
 
 
 def _prefill(
-    cells: Sequence[Cell], batch: PlannedBatch, sources: Sources, model: Model, clean: _Clean
+    cells: Sequence[Cell], batch: PlannedBatch, sources: Sources, model: Model, common_run: _CommonRun
 ) -> tuple[Batch, Tensor]:
     """Read the prompt from the batch's first column on, each row from the block that it wakes at.
 
     Returns:
         The batch, ready to go on, and what the unembedding is given, (rows, width).
     """
-    n_tokens, readout = len(clean.tokens), cells[0].readout
+    n_tokens, readout = len(common_run.tokens), cells[0].readout
     capacity = n_tokens + readout.new_tokens
     during = [write for write in _writes(cells, sources) if write.when != "generated"]
     during = _common_again(cells[0].common, batch, n_tokens) + during
     with torch.no_grad():
         shared = can_share(model) and batch.start > 0
-        cache = kv.rows_cache(model.n_layers, len(cells), capacity, known=clean.cache, start=batch.start, shared=shared)
-        rows = Batch(model, [clean.tokens] * len(cells), batch.start, cache, shared=shared)
-        residuals = {layer: whole[batch.start :] for layer, whole in clean.residuals.items()}
+        cache = kv.rows_cache(
+            model.n_layers, len(cells), capacity, known=common_run.cache, start=batch.start, shared=shared
+        )
+        rows = Batch(model, [common_run.tokens] * len(cells), batch.start, cache, shared=shared)
+        residuals = {layer: whole[batch.start :] for layer, whole in common_run.residuals.items()}
         with (
-            Sleepers(model, batch.wake, residuals, tuples=clean.tuples),
+            Sleepers(model, batch.wake, residuals, tuples=common_run.tuples),
             Hooks(model, rows.window, writes=during) as hooks,
         ):
             hidden = rows.last()

@@ -10,6 +10,7 @@ from typing import Any
 from bathyscope.engine.cells import Cell
 from bathyscope.engine.costs import KEPT_APART, row_bytes
 from bathyscope.interventions import Write
+from bathyscope.mappings import Mapping as RepresentationMapping
 from bathyscope.model import Model
 from bathyscope.sites import GLOBAL, Site
 
@@ -67,7 +68,8 @@ def needs_tail_only(cell: Cell, n_layers: int) -> bool:
         and cell.positions == (len(cell.target) - 1,)
         and not (cell.also or cell.more or cell.common)
         and not cell.readout.new_tokens
-        and not cell.mapping.looks_at_target
+        # Any other intervention may depend on what it replaces, which no pass computes here.
+        and type(cell.mapping).intervention is RepresentationMapping.intervention
     )
 
 

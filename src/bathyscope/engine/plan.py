@@ -1,7 +1,7 @@
 """Plans: cells in, the least work that gives them all out, with the reasons and the savings.
 
 The rewrites, each exact (docs/design.md, "The planner"): one source pass per distinct prompt, which
-stops at the last site read; one clean target pass per target prompt; rows of different layers and
+stops at the last site read; one common pass per target prompt; rows of different layers and
 positions in one batch, which starts at the first written column and where each row sleeps until the
 block after its write; no pass at all where the last block's output is written.
 """
@@ -92,7 +92,7 @@ class Plan:
             f"  this plan               {self._passes():>8,} passes {self.token_layers:>12,} token-layers"
             f"   {saved:.1f} times fewer",
             f"    source passes         {self.source_passes:>8,}",
-            f"    clean target passes   {self.target_passes:>8,}",
+            f"    common target passes  {self.target_passes:>8,}",
             f"    batch passes          {self.batch_passes:>8,}",
             *(f"  saved {name:<52} {count:>12,} token-layers" for name, count in self.saved.items()),
             f"  about {self.seconds:,.1f} s, and {self.memory / 2**20:,.0f} MB above the model for the largest batch",

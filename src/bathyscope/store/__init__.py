@@ -3,9 +3,9 @@
 Importing it loads neither torch nor transformers.
 """
 
-from bathyscope.store.canonical import canonical, cell_key
+from bathyscope.store.canonical import canonical, spec_key
 from bathyscope.store.opening import data_dir
-from bathyscope.store.records import CheckReport, Incident, Record, RunInfo
+from bathyscope.store.records import CheckReport, FinishedCell, Incident, RunInfo
 from bathyscope.store.store import Store
 
-__all__ = ["CheckReport", "Incident", "Record", "RunInfo", "Store", "canonical", "cell_key", "data_dir"]
+__all__ = ["CheckReport", "FinishedCell", "Incident", "RunInfo", "Store", "canonical", "data_dir", "spec_key"]

@@ -37,12 +37,12 @@ def canonical(value: Any) -> str:
     return text
 
 
-def cell_key(spec: Mapping[str, Any]) -> str:
+def spec_key(spec: Mapping[str, Any]) -> str:
     """Name a cell by what it is: the SHA-256 of its canonical spec, as 64 hex digits.
 
     Example:
-        >>> from bathyscope.store import cell_key
-        >>> cell_key({"method": "demo", "layer": 3}) == cell_key({"layer": 3, "method": "demo"})
+        >>> from bathyscope.store import spec_key
+        >>> spec_key({"method": "demo", "layer": 3}) == spec_key({"layer": 3, "method": "demo"})
         True
     """
     return sha256(canonical(spec).encode())

@@ -21,7 +21,8 @@ AMONG = "IN (SELECT value FROM json_each(?))"
 """How SQL asks for any of the texts in one parameter, a JSON list: there is no limit to their number."""
 
 # WITHOUT ROWID, so that a table is one tree: a table and an index beside it can be damaged into disagreeing.
-# A run keeps its batches as one text, for the same reason: nothing is written in two places.
+# A run keeps the keys of its cells as one text, for the same reason: nothing is written in two places. Their column
+# has the name of what it had once, the batches that they were computed in.
 TABLES = (
     "CREATE TABLE cells (key TEXT PRIMARY KEY, spec TEXT NOT NULL, result TEXT NOT NULL, blob TEXT,"
     " checksum TEXT NOT NULL) WITHOUT ROWID",

@@ -7,7 +7,7 @@ from typing import Any
 
 from bathyscope.errors import UsageError
 from bathyscope.store.canonical import canonical, sha256
-from bathyscope.store.records import Record, RunInfo
+from bathyscope.store.records import FinishedCell, RunInfo
 
 FORMATS = ("json", "csv", "parquet")
 SCHEMA_VERSION = 1
@@ -28,7 +28,7 @@ def check_format(format: str) -> str:
     return format
 
 
-def gather(keys: Sequence[str], get: Callable[[Sequence[str]], Mapping[str, Record]]) -> list[Cell]:
+def gather(keys: Sequence[str], get: Callable[[Sequence[str]], Mapping[str, FinishedCell]]) -> list[Cell]:
     """Read cells a few at a time, so that of their tensors only the names are kept.
 
     Args:
@@ -55,7 +55,7 @@ def render(format: str, run: RunInfo, cells: Sequence[Cell]) -> bytes:
     Example:
         >>> from bathyscope.store import RunInfo
         >>> from bathyscope.store.export import render
-        >>> run = RunInfo("0a1b", "demo", "", {}, {}, 1, 1, 1)
+        >>> run = RunInfo("0a1b", "demo", "", {}, {}, 1, 1)
         >>> print(render("csv", run, [("ab", {"layer": 3}, {"text": "London"}, None)]).decode())
         "key","spec.layer","result.text","tensors"
         "ab",3,"London",

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from bathyscope.store.blobs import Blobs
 from bathyscope.store.database import AMONG, Database
 from bathyscope.store.failures import damaged_structure
-from bathyscope.store.records import Incident, Record, tell
-from bathyscope.store.rows import FaultyError, Row, StoredRun, read_cell, read_run
+from bathyscope.store.records import FinishedCell, Incident, tell
+from bathyscope.store.rows import FaultyError, Row, RunRow, read_cell, read_run
 
 
 class Reader:
@@ -24,11 +24,11 @@ class Reader:
         self._database = database
         self._blobs = blobs
         self._incidents = incidents
-        self._runs: dict[str, StoredRun] = {}
+        self._runs: dict[str, RunRow] = {}
 
-    def cells(self, keys: Sequence[str]) -> dict[str, Record]:
+    def cells(self, keys: Sequence[str]) -> dict[str, FinishedCell]:
         """Return those of the cells that are stored and whole."""
-        whole: dict[str, Record] = {}
+        whole: dict[str, FinishedCell] = {}
         faulty = []
         with self._database.reading() as connection:
             for row in connection.execute(f"SELECT * FROM cells WHERE key {AMONG}", (json.dumps(keys),)):
@@ -39,7 +39,7 @@ class Reader:
         self._set_aside("cells", faulty)
         return whole
 
-    def run(self, name: str) -> StoredRun | None:
+    def run(self, name: str) -> RunRow | None:
         """Return a run, or None where there is none or it is damaged."""
         with self._database.reading() as connection:
             found = connection.execute("SELECT checksum FROM runs WHERE id = ?", (name,)).fetchone()
@@ -74,7 +74,7 @@ class Reader:
         aside = self._set_aside("runs", faulty_runs) + self._set_aside("cells", faulty_cells)
         return {"runs": n_runs, "cells": n_cells, "set aside": aside}
 
-    def _read_cell(self, row: Row) -> Record:
+    def _read_cell(self, row: Row) -> FinishedCell:
         return read_cell(row, self._blobs)
 
     def _set_aside(self, table: str, names: Sequence[str]) -> int:

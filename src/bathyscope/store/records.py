@@ -5,25 +5,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from bathyscope.store.canonical import cell_key
+from bathyscope.store.canonical import spec_key
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Record:
+class FinishedCell:
     """One finished cell.
 
     Args:
-        key: the SHA-256 of the canonical spec, as `cell_key` gives it.
+        key: the SHA-256 of the canonical spec, as `spec_key` gives it.
         spec: everything that the result depends on, as JSON values.
         result: what was measured, as JSON values.
         tensors: the bytes of a safetensors file, kept as a blob named by its own SHA-256.
 
     Example:
-        >>> from bathyscope.store import Record, cell_key
+        >>> from bathyscope.store import FinishedCell, spec_key
         >>> spec = {"method": "demo", "layer": 3}
-        >>> Record.of(spec, {"text": "London"}) == Record(cell_key(spec), spec, {"text": "London"})
+        >>> FinishedCell.of(spec, {"text": "London"}) == FinishedCell(spec_key(spec), spec, {"text": "London"})
         True
     """
 
@@ -35,7 +35,7 @@ class Record:
     @classmethod
     def of(cls, spec: Mapping[str, Any], result: Mapping[str, Any], tensors: bytes | None = None) -> Self:
         """Make a record and its key."""
-        return cls(cell_key(spec), spec, result, tensors)
+        return cls(spec_key(spec), spec, result, tensors)
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,17 @@ class RunInfo:
     """What the store knows of a run.
 
     Args:
-        id: the content hash of its kind, spec and batches: asking for the same again is the same run.
+        id: the content hash of its kind, spec and cells: asking for the same again is the same run.
         kind: the kind of result it is for.
         created: when it was first asked for: ISO 8601, UTC.
         spec: what was asked.
-        plan: how it is computed, as data.
-        n_batches: into how many batches the plan parts it.
+        plan: how it was to be computed when it was first asked for, as data.
         n_cells: how many cells it has.
         n_done: how many of them are stored, by this run or another.
 
     Example:
         >>> from bathyscope.store import RunInfo
-        >>> RunInfo("0a1b", "patchscope", "2025-01-01T00:00:00+00:00", {}, {}, 2, n_cells=62, n_done=31).status
+        >>> RunInfo("0a1b", "patchscope", "2025-01-01T00:00:00+00:00", {}, {}, n_cells=62, n_done=31).status
         'incomplete'
     """
 
@@ -63,7 +62,6 @@ class RunInfo:
     created: str
     spec: Mapping[str, Any]
     plan: Any
-    n_batches: int
     n_cells: int
     n_done: int
 

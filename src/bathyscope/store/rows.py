@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bathyscope.errors import StorageError, UsageError
+from bathyscope.errors import UsageError
 from bathyscope.store.blobs import Blobs
 from bathyscope.store.canonical import canonical, checksum, sha256
 from bathyscope.store.database import CELL_COLUMNS, RUN_COLUMNS
-from bathyscope.store.records import Record
+from bathyscope.store.records import FinishedCell
 
 Row = Sequence[Any]
+
+BLOB = 3
+"""The column of a cell's row that names its blob."""
 
 
 class FaultyError(Exception):
@@ -29,12 +32,12 @@ class FaultyError(Exception):
 
 
 @dataclass(frozen=True)
-class StoredRun:
+class RunRow:
     """A run as it is stored.
 
     Args:
         id, kind, created, spec, plan: as in `RunInfo`.
-        batches: the keys of the cells, as the plan parted them.
+        keys: those of its cells.
         checksum: that of the row.
     """
 
@@ -43,16 +46,16 @@ class StoredRun:
     created: str
     spec: Mapping[str, Any]
     plan: Any
-    batches: tuple[tuple[str, ...], ...]
+    keys: tuple[str, ...]
     checksum: str
 
     @cached_property
-    def keys(self) -> list[str]:
-        """The key of every cell, in order of computation."""
-        return [key for batch in self.batches for key in batch]
+    def key_set(self) -> frozenset[str]:
+        """The keys, to look one up."""
+        return frozenset(self.keys)
 
 
-def cell_row(record: Record) -> Row:
+def cell_row(record: FinishedCell) -> Row:
     """Make the row of a record.
 
     Raises:
@@ -60,12 +63,14 @@ def cell_row(record: Record) -> Row:
     """
     spec, result = canonical(record.spec), canonical(record.result)
     if sha256(spec.encode()) != record.key:
-        raise UsageError(f"a record has the key {record.key!r}, which is not that of its spec", "", "Record.of(...)")
+        raise UsageError(
+            f"a record has the key {record.key!r}, which is not that of its spec", "", "FinishedCell.of(...)"
+        )
     columns = (record.key, spec, result, None if record.tensors is None else sha256(record.tensors))
     return (*columns, checksum(columns))
 
 
-def read_cell(row: Row, blobs: Blobs) -> Record:
+def read_cell(row: Row, blobs: Blobs) -> FinishedCell:
     """Read a record and its blob back.
 
     Raises:
@@ -76,29 +81,7 @@ def read_cell(row: Row, blobs: Blobs) -> Record:
     tensors = None
     if blob is not None and (tensors := blobs.read(blob)) is None:
         raise FaultyError(f"its blob {blob} is missing or damaged", blob)
-    return Record(key, json.loads(spec), json.loads(result), tensors)
-
-
-def new_rows(keys: Sequence[str], rows: Mapping[str, Row], stored: Mapping[str, Row]) -> list[Row]:
-    """Choose what a batch adds to what is stored of it.
-
-    Args:
-        keys: the cells of the batch.
-        rows: what is to be stored, by key.
-        stored: what is, by key.
-
-    Raises:
-        UsageError: a cell is neither stored nor given.
-        StorageError: a cell is both, and not the same.
-    """
-    if lacking := [key for key in keys if key not in stored and key not in rows]:
-        raise UsageError(f"{len(lacking)} cells of the batch are lacking, {lacking[0]} first", "it is stored whole")
-    if other := [key for key in stored if key in rows and rows[key] != stored[key]]:
-        raise StorageError(
-            f"cell {other[0]} is stored with another result",
-            "the same cell has the same result: something that it depends on is not in its spec",
-        )
-    return [row for key, row in rows.items() if key not in stored]
+    return FinishedCell(key, json.loads(spec), json.loads(result), tensors)
 
 
 def check_keys(keys: Sequence[str]) -> None:
@@ -111,24 +94,36 @@ def check_keys(keys: Sequence[str]) -> None:
         raise UsageError("a cell is in two places of a run", "each is computed once")
     for key in keys:
         if len(key) != 64 or set(key) - set("0123456789abcdef"):
-            raise UsageError(f"{key!r} was given", "the key of a cell is 64 hex digits", "cell_key(spec)")
+            raise UsageError(f"{key!r} was given", "the key of a cell is 64 hex digits", "spec_key(spec)")
 
 
-def run_id(kind: str, spec: str, batches: str) -> str:
-    """Name a run by what it is."""
-    return sha256(f"[{canonical(kind)},{spec},{batches}]".encode())[:16]
+def run_id(kind: str, spec: str, keys: str) -> str:
+    """Name a run by what it is; the texts are canonical."""
+    return sha256(f"[{canonical(kind)},{spec},{keys}]".encode())[:16]
 
 
-def read_run(row: Row) -> StoredRun:
+def keys_text(keys: Sequence[str]) -> str:
+    """Write the keys of a run as the database has them.
+
+    A list in a list: they were once parted by batch, and runs from then are read as well.
+    """
+    return canonical([sorted(keys)])
+
+
+def read_keys(text: str) -> tuple[str, ...]:
+    """Read the keys of a run back."""
+    return tuple(key for part in json.loads(text) for key in part)
+
+
+def read_run(row: Row) -> RunRow:
     """Read a run back.
 
     Raises:
         FaultyError: the row is damaged.
     """
     _check(row, RUN_COLUMNS)
-    name, kind, spec, plan, batches, created, check = row
-    parted = tuple(tuple(batch) for batch in json.loads(batches))
-    return StoredRun(name, kind, created, json.loads(spec), json.loads(plan), parted, check)
+    name, kind, spec, plan, keys, created, check = row
+    return RunRow(name, kind, created, json.loads(spec), json.loads(plan), read_keys(keys), check)
 
 
 def _check(row: Row, n_columns: int) -> None:

@@ -1,7 +1,7 @@
 """The runs of a store: made, found, and how far each has come."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ from bathyscope.store.canonical import canonical, checksum
 from bathyscope.store.database import AMONG, Database
 from bathyscope.store.reader import Reader
 from bathyscope.store.records import RunInfo
-from bathyscope.store.rows import StoredRun, check_keys, run_id
+from bathyscope.store.rows import RunRow, check_keys, keys_text, run_id
 
 
 class Runs:
@@ -25,14 +25,14 @@ class Runs:
         self._database = database
         self._reader = reader
 
-    def create(self, kind: str, spec: Mapping[str, Any], plan: Any, batches: Sequence[Sequence[str]]) -> str:
-        """Make a run, or find the one of the same kind, spec and batches; return its id.
+    def create(self, kind: str, spec: Mapping[str, Any], plan: Any, keys: Sequence[str]) -> str:
+        """Make a run, or find the one of the same kind, spec and cells; return its id.
 
         Raises:
-            UsageError: a key that is none, or a cell that is in two places.
+            UsageError: a key that is not 64 hex digits, or a cell that is named twice.
         """
-        check_keys([key for batch in batches for key in batch])
-        texts = canonical(spec), canonical(plan), canonical(batches)
+        check_keys(keys)
+        texts = canonical(spec), canonical(plan), keys_text(keys)
         run = run_id(kind, texts[0], texts[2])
         if self._reader.run(run) is None:
             columns = (run, kind, *texts, datetime.now(UTC).isoformat(timespec="seconds"))
@@ -55,14 +55,14 @@ class Runs:
             raise UsageError(f"{which} in {self._folder} begin with {prefix!r}", "one must", "bathyscope runs list")
         return found[0]
 
-    def all(self) -> list[StoredRun]:
+    def all(self) -> list[RunRow]:
         """Return every run, the oldest first; damaged ones are set aside."""
         with self._database.reading() as connection:
             names = [name for (name,) in connection.execute("SELECT id FROM runs ORDER BY created, id")]
         found = (self._reader.run(name) for name in names)
         return [run for run in found if run is not None]
 
-    def load(self, run: str) -> StoredRun:
+    def load(self, run: str) -> RunRow:
         """Return a run.
 
         Raises:
@@ -73,27 +73,16 @@ class Runs:
             raise UsageError(f"there is no run {run!r} in {self._folder}", "", "bathyscope runs list")
         return stored
 
-    def batch(self, run: str, number: int) -> tuple[str, ...]:
-        """Return the keys of one batch of a run.
+    def info(self, run: RunRow, n_done: int | None = None) -> RunInfo:
+        """Say what is known of a run, with as many finished cells as were counted, or as are now."""
+        n_done = len(self.stored(run.keys)) if n_done is None else n_done
+        return RunInfo(run.id, run.kind, run.created, run.spec, run.plan, len(run.keys), n_done)
 
-        Raises:
-            UsageError: there is no such run, or no such batch in it.
-        """
-        batches = self.load(run).batches
-        if not 0 <= number < len(batches):
-            raise UsageError(f"batch {number} was given", f"run {run} has batches 0 to {len(batches) - 1}")
-        return batches[number]
-
-    def info(self, run: StoredRun) -> RunInfo:
-        """Say what is known of a run."""
-        n_done = len(self.stored(run.keys))
-        return RunInfo(run.id, run.kind, run.created, run.spec, run.plan, len(run.batches), len(run.keys), n_done)
-
-    def stored(self, keys: Sequence[str]) -> set[str]:
+    def stored(self, keys: Collection[str]) -> set[str]:
         """Return those of the keys whose cells are stored, by this run or another, without reading these."""
         with self._database.reading() as connection:
             query = f"SELECT key FROM cells WHERE key {AMONG}"
-            return {key for (key,) in connection.execute(query, (json.dumps(keys),))}
+            return {key for (key,) in connection.execute(query, (json.dumps(list(keys)),))}
 
     @property
     def _folder(self) -> str:

@@ -20,8 +20,8 @@ from bathyscope.store.failures import storage_errors
 from bathyscope.store.locks import FileLock, lease
 from bathyscope.store.opening import data_dir, open_database
 from bathyscope.store.reader import Reader
-from bathyscope.store.records import CheckReport, Incident, Record, RunInfo
-from bathyscope.store.rows import cell_row, new_rows
+from bathyscope.store.records import CheckReport, FinishedCell, Incident, RunInfo
+from bathyscope.store.rows import BLOB, cell_row
 from bathyscope.store.runs import Runs
 from bathyscope.store.upkeep import check_all, delete_run
 
@@ -43,13 +43,13 @@ class Store:
 
     Example:
         >>> import tempfile
-        >>> from bathyscope.store import Record, Store
-        >>> cell = Record.of({"method": "demo", "layer": 3}, {"text": "London"})
+        >>> from bathyscope.store import FinishedCell, Store
+        >>> cell = FinishedCell.of({"method": "demo", "layer": 3}, {"text": "London"})
         >>> with Store(tempfile.mkdtemp()) as store:
-        ...     run = store.create_run("demo", {"layers": [3]}, plan={}, batches=[[cell.key]])
+        ...     run = store.create_run("demo", {"layers": [3]}, plan={}, keys=[cell.key])
         ...     with store.lease(run):
-        ...         for batch in store.pending(run):
-        ...             store.commit(run, batch, [cell])
+        ...         if cell.key not in store.stored([cell.key]):
+        ...             n_new = store.commit(run, [cell])
         ...     store.get([cell.key])[cell.key].result
         {'text': 'London'}
     """
@@ -80,22 +80,22 @@ class Store:
         self._database.close()
         self._lock.release()
 
-    def create_run(self, kind: str, spec: Mapping[str, Any], plan: Any, batches: Sequence[Sequence[str]]) -> str:
-        """Make a run, or find the one that was made of the same kind, spec and batches.
+    def create_run(self, kind: str, spec: Mapping[str, Any], plan: Any, keys: Sequence[str]) -> str:
+        """Make a run, or find the one that was made of the same kind, spec and cells.
 
         Args:
             kind: the kind of result it is for.
             spec: what is asked, as JSON values.
             plan: how it is computed, as JSON values, for people to read.
-            batches: the keys of the cells, parted into what is computed and stored together.
+            keys: those of its cells, in any order.
 
         Returns:
             The run's id: 16 hex digits.
 
         Raises:
-            UsageError: a key that is none, or a cell that is in two places.
+            UsageError: a key that is not 64 hex digits, or a cell that is named twice.
         """
-        return self._runs.create(kind, spec, plan, batches)
+        return self._runs.create(kind, spec, plan, keys)
 
     def find(self, prefix: str) -> str:
         """Return the id of the one run that begins so.
@@ -117,40 +117,31 @@ class Store:
         """
         return self._runs.info(self._runs.load(run))
 
-    def batches(self, run: str) -> tuple[tuple[str, ...], ...]:
-        """Return the keys of a run's cells, parted as when it was made."""
-        return self._runs.load(run).batches
+    def stored(self, keys: Iterable[str]) -> set[str]:
+        """Return those of the keys whose cells are stored, by whatever run; the cells are not read and not checked."""
+        return self._runs.stored(list(keys))
 
-    def pending(self, run: str) -> list[int]:
-        """Return the numbers of the batches that lack a cell, in order."""
-        stored = self._runs.load(run)
-        done = self._runs.stored(stored.keys)
-        return [number for number, batch in enumerate(stored.batches) if not done.issuperset(batch)]
+    def commit(self, run: str, records: Sequence[FinishedCell]) -> int:
+        """Store cells, all or none; when this returns, they are stored.
 
-    def missing(self, run: str, batch: int) -> list[str]:
-        """Return the keys that a batch lacks: another run may have stored some of its cells."""
-        keys = self._runs.batch(run, batch)
-        done = self._runs.stored(keys)
-        return [key for key in keys if key not in done]
-
-    def commit(self, run: str, batch: int, records: Sequence[Record]) -> None:
-        """Store the cells of a batch, all or none; when this returns, they are stored.
+        What is stored first stands: a cell that is there already, perhaps since another process was quicker, is left
+        as it is.
 
         Args:
             run: its id.
-            batch: the number of the batch.
-            records: every cell that it lacks; others of its cells may be among them, if they are equal to what
-                is stored.
+            records: cells of the run that were computed together.
+
+        Returns:
+            How many of them were new.
 
         Raises:
-            UsageError: a cell of another batch, or one that is lacking.
-            StorageError: a stored cell has another result, or the disk failed: nothing of the batch is stored.
+            UsageError: a cell that is not the run's, or one given twice.
+            StorageError: the run was deleted meanwhile, or the disk failed: none of them is stored.
         """
-        keys = self._runs.batch(run, batch)
         rows = {record.key: cell_row(record) for record in records}
-        if len(rows) < len(records) or not rows.keys() <= set(keys):
-            raise UsageError(f"cells that are not in batch {batch} of run {run}, or twice", "each of its own once")
-        self.get(keys)  # sets damaged ones aside, so that they are stored anew
+        if len(rows) < len(records) or not rows.keys() <= self._runs.load(run).key_set:
+            raise UsageError(f"cells that are not of run {run}, or one twice", "each of its own once")
+        self.get(rows)  # sets damaged ones aside, so that they are stored anew
         with storage_errors(self._path):
             staged = self._blobs.stage(record.tensors for record in records if record.tensors is not None)
         try:
@@ -158,9 +149,10 @@ class Store:
             with self._database.writing() as connection:
                 if not connection.execute("SELECT 1 FROM runs WHERE id = ?", (run,)).fetchone():
                     raise StorageError(f"run {run} was deleted meanwhile", "nothing of the batch is stored")
-                stored = connection.execute(f"SELECT * FROM cells WHERE key {AMONG}", (json.dumps(keys),))
-                new = new_rows(keys, rows, {row[0]: row for row in stored})
-                self._blobs.publish(staged)
+                stored = connection.execute(f"SELECT key FROM cells WHERE key {AMONG}", (json.dumps(list(rows)),))
+                known = {key for (key,) in stored}
+                new = [row for key, row in rows.items() if key not in known]
+                self._blobs.publish({row[BLOB]: staged[row[BLOB]] for row in new if row[BLOB] is not None})
                 self._reached("published")
                 connection.executemany("INSERT INTO cells VALUES (?, ?, ?, ?, ?)", new)
                 number = count_commit(connection)
@@ -169,12 +161,13 @@ class Store:
             self._reached("committed")
         finally:
             self._blobs.discard(staged)
+        return len(new)
 
-    def get(self, keys: Iterable[str]) -> dict[str, Record]:
+    def get(self, keys: Iterable[str]) -> dict[str, FinishedCell]:
         """Return stored cells by their keys; one that is not stored is left out.
 
         Every row and blob is compared with its checksum. A damaged one is set aside, is told as an incident and is
-        missing from then on, so that `pending` names its batch again.
+        missing from then on, so that `stored` leaves it out.
         """
         wanted = list(dict.fromkeys(keys))
         found = self._reader.cells(wanted)
@@ -206,11 +199,12 @@ class Store:
 
         Example:
             >>> import tempfile
-            >>> from bathyscope.store import Record, Store
-            >>> cell = Record.of({"layer": 3}, {"text": "London"})
+            >>> from bathyscope.store import FinishedCell, Store
+            >>> cell = FinishedCell.of({"layer": 3}, {"text": "London"})
             >>> store = Store(tempfile.mkdtemp())
-            >>> run = store.create_run("demo", {}, {}, [[cell.key]])
-            >>> store.commit(run, 0, [cell])
+            >>> run = store.create_run("demo", {}, {}, [cell.key])
+            >>> store.commit(run, [cell])
+            1
             >>> print(store.export(run, store.folder / "run.csv").read_text().splitlines()[0])
             "key","spec.layer","result.text","tensors"
             >>> store.close()
@@ -218,16 +212,16 @@ class Store:
         path = Path(path)
         format = check_format(format or path.suffix.removeprefix("."))
         stored = self._runs.load(run)
-        keys = sorted(stored.keys)
-        done = self._runs.stored(keys)
-        cells = gather(keys, self.get)
+        # Once, since another process may be at work: what it stores meanwhile is not in this file.
+        done = sorted(self._runs.stored(stored.keys))
+        cells = gather(done, self.get)
         if damaged := len(done) - len(cells):
             raise StorageError(
                 f"{damaged} cells of run {run} are damaged and were set aside",
                 "they are to be computed again first",
                 f"bathyscope runs resume {run}",
             )
-        write_atomically(path, render(format, self._runs.info(stored), cells))
+        write_atomically(path, render(format, self._runs.info(stored, len(cells)), cells))
         return path
 
     def delete(self, run: str) -> int:
@@ -241,11 +235,12 @@ class Store:
 
         Example:
             >>> import tempfile
-            >>> from bathyscope.store import Record, Store
-            >>> cell = Record.of({"layer": 3}, {"text": "London"})
+            >>> from bathyscope.store import FinishedCell, Store
+            >>> cell = FinishedCell.of({"layer": 3}, {"text": "London"})
             >>> store = Store(tempfile.mkdtemp())
-            >>> run = store.create_run("demo", {}, {}, [[cell.key]])
-            >>> store.commit(run, 0, [cell])
+            >>> run = store.create_run("demo", {}, {}, [cell.key])
+            >>> store.commit(run, [cell])
+            1
             >>> store.delete(run)
             1
             >>> store.close()
@@ -265,11 +260,12 @@ class Store:
 
         Example:
             >>> import tempfile
-            >>> from bathyscope.store import Record, Store
-            >>> cell = Record.of({"layer": 3}, {"text": "London"})
+            >>> from bathyscope.store import FinishedCell, Store
+            >>> cell = FinishedCell.of({"layer": 3}, {"text": "London"})
             >>> store = Store(tempfile.mkdtemp())
-            >>> run = store.create_run("demo", {}, {}, [[cell.key]])
-            >>> store.commit(run, 0, [cell])
+            >>> run = store.create_run("demo", {}, {}, [cell.key])
+            >>> store.commit(run, [cell])
+            1
             >>> store.check().n_cells
             1
             >>> store.close()

@@ -7,10 +7,10 @@ from bathyscope.store.blobs import Blobs
 from bathyscope.store.database import AMONG, Database
 from bathyscope.store.reader import Reader
 from bathyscope.store.records import CheckReport
-from bathyscope.store.rows import StoredRun
+from bathyscope.store.rows import RunRow, read_keys
 
 
-def delete_run(run: StoredRun, database: Database, blobs: Blobs) -> int:
+def delete_run(run: RunRow, database: Database, blobs: Blobs) -> int:
     """Delete a run that nobody is computing, and those of its cells and blobs that no other run has.
 
     Returns:
@@ -18,7 +18,7 @@ def delete_run(run: StoredRun, database: Database, blobs: Blobs) -> int:
     """
     with database.writing() as connection:
         others = connection.execute("SELECT batches FROM runs WHERE id != ?", (run.id,))
-        shared = {key for (text,) in others for batch in json.loads(text) for key in batch}
+        shared = {key for (text,) in others for key in read_keys(text)}
         doomed = json.dumps([key for key in run.keys if key not in shared])
         query = f"SELECT DISTINCT blob FROM cells WHERE blob IS NOT NULL AND key {AMONG}"
         names = [blob for (blob,) in connection.execute(query, (doomed,))]

@@ -9,12 +9,12 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from bathyscope.engine import CancelledError, Cell, Plan, Stop, collect, plan
+from bathyscope.engine import CancelledError, Cell, Plan, Stop, check_storable, collect, plan
 from bathyscope.errors import StorageError
 from bathyscope.generation import Progress
 from bathyscope.model import Model
 from bathyscope.readouts import Reading
-from bathyscope.store import Record, Store
+from bathyscope.store import FinishedCell, Store
 
 CELLS_AT_ONCE: Final = 2_000
 """About how many cells are measured and kept together: an interruption costs at most so many."""
@@ -84,6 +84,11 @@ class Measuring(Generic[P]):
     stop: Stop | None = None
 
     @property
+    def models(self) -> tuple[Model, ...]:
+        """The models that are run."""
+        return (self.model,)
+
+    @property
     def n_cells(self) -> int:
         """How many measurements there are."""
         return sum(map(_count, self.groups))
@@ -115,26 +120,28 @@ class Measuring(Generic[P]):
 
         Raises:
             CancelledError: `stop` said so; the same call goes on from there.
+            UsageError: the model carries somebody else's hook or replaced forward.
             StorageError: the store failed, or another process is measuring this.
         """
-        empty = [[Record.of(portion.spec(self.model), {}) for portion in group] for group in self.groups]
+        check_storable(*self.models)
+        empty = [[FinishedCell.of(portion.spec(self.model), {}) for portion in group] for group in self.groups]
         keys = [[record.key for record in group] for group in empty]
-        run = store.create_run(kind, spec, self.plan(self.groups[0]).to_dict(), keys)
+        run = store.create_run(kind, spec, self.plan(self.groups[0]).to_dict(), list(chain(*keys)))
         computed = 0
         with store.lease(run):
-            store.get(chain(*keys))  # sets damaged ones aside, so that they are measured again
-            pending = store.pending(run)
+            whole = store.get(chain(*keys)).keys()
+            pending = [number for number, group in enumerate(keys) if not whole >= set(group)]
             done = self.n_cells - sum(_count(self.groups[number]) for number in pending)
             for number in pending:
-                missing = set(store.missing(run, number))
-                lacking = [row for row, key in enumerate(keys[number]) if key in missing]
+                there = store.stored(keys[number])
+                lacking = [row for row, key in enumerate(keys[number]) if key not in there]
                 portions = [self.groups[number][row] for row in lacking]
                 found = self._measure(portions, done)
                 records = [replace(empty[number][row], result=one) for row, one in zip(lacking, found, strict=True)]
-                store.commit(run, number, records)
+                store.commit(run, records)
                 done, computed = done + _count(self.groups[number]), computed + _count(portions)
                 self._look_at_stop(last=number == pending[-1])
-        stored = store.get(chain(*keys))
+            stored = store.get(chain(*keys))
         if lost := [key for key in chain(*keys) if key not in stored]:
             raise StorageError(f"{len(lost)} records of run {run} were damaged meanwhile", "", "the same command again")
         return Measured(tuple(stored[key].result for key in chain(*keys)), computed, run)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bathyscope.controls import random_vector
 from bathyscope.engine import Cell, Given, Read
-from bathyscope.engine.cells import stored_spec
+from bathyscope.engine.keys import stored_spec
 from bathyscope.lenses.vocabulary import behind_last_block
 from bathyscope.mappings import Affine, Identity, NormMatch
 from bathyscope.model import Model

@@ -8,7 +8,7 @@ from typing import Any
 from typing_extensions import override
 
 from bathyscope.engine import Cell, Plan, collect, plan
-from bathyscope.engine.cells import stored_spec
+from bathyscope.engine.keys import stored_spec
 from bathyscope.generation import Progress
 from bathyscope.model import Model
 from bathyscope.readouts import Reading
@@ -113,6 +113,11 @@ class CrossMeasuring(Measuring):
     """
 
     target: Model = field(kw_only=True)
+
+    @property
+    @override
+    def models(self) -> tuple[Model, ...]:
+        return (self.model, self.target)
 
     @override
     def plan(self, portions: Sequence[Any]) -> Plan:

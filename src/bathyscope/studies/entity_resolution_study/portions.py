@@ -8,7 +8,7 @@ from typing import Any, Final
 from typing_extensions import override
 
 from bathyscope.engine import CancelledError, Cell, Given, Read
-from bathyscope.engine.cells import stored_spec
+from bathyscope.engine.keys import stored_spec
 from bathyscope.generation import generate
 from bathyscope.lenses.vocabulary import behind_last_block
 from bathyscope.mappings import Identity, Mapping

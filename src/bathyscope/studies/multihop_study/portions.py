@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bathyscope.controls import random_vector
 from bathyscope.engine import Cell, Given, Read
-from bathyscope.engine.cells import stored_spec
+from bathyscope.engine.keys import stored_spec
 from bathyscope.facts import TwoHop
 from bathyscope.forward import run
 from bathyscope.interventions import CutEdges, Write

@@ -11,7 +11,7 @@ from bathyscope.errors import StorageError
 from bathyscope.generation import Progress
 from bathyscope.mappings import Affine
 from bathyscope.model import Model
-from bathyscope.store import Store, cell_key
+from bathyscope.store import Store, spec_key
 from bathyscope.texts import Texts
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class LensFit:
             "text": text,
             "settings": self.settings,
         }
-        return folder / f"{self.method}-{cell_key(spec)[:32]}.safetensors"
+        return folder / f"{self.method}-{spec_key(spec)[:32]}.safetensors"
 
     def find(self, folder: Path) -> Affine | None:
         """The lens that was kept, or None where there is none, or a damaged one."""

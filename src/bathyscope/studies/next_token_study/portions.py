@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bathyscope.engine import Cell
-from bathyscope.engine.cells import stored_spec
+from bathyscope.engine.keys import stored_spec
 from bathyscope.model import Model
 from bathyscope.readouts import Reading
 from bathyscope.studies.next_token_study.tallies import MEASURES

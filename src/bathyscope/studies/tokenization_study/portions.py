@@ -7,7 +7,7 @@ from typing import Any, Final
 from typing_extensions import override
 
 from bathyscope.engine import CancelledError, Cell, Read
-from bathyscope.engine.cells import stored_spec
+from bathyscope.engine.keys import stored_spec
 from bathyscope.generation import generate
 from bathyscope.model import Model, Tokens
 from bathyscope.readouts import Generate, Reading
