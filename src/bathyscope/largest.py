@@ -39,11 +39,12 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return where.gather(1, found.indices), found.values
 
 
-def log_normaliser(rows: Tensor) -> Tensor:
+def log_normaliser(rows: Tensor, most: Tensor | None = None) -> Tensor:
     """The logarithm of the sum of exponentials of each row, (rows, 1).
 
     Args:
         rows: (rows, n).
+        most: the largest number of each row, (rows, 1), where it is known already.
 
     Example:
         >>> import torch
@@ -51,7 +52,15 @@ def log_normaliser(rows: Tensor) -> Tensor:
         >>> log_normaliser(torch.zeros(1, 4)).exp().tolist()
         [[4.0]]
     """
-    return torch.cat([part.logsumexp(-1, keepdim=True) for part in rows.split(ROWS)])
+    most = rows.amax(-1, keepdim=True) if most is None else most
+    if not torch.isfinite(most).all():
+        return rows.logsumexp(-1, keepdim=True)
+    room = rows.new_empty(min(ROWS, len(rows)), rows.shape[-1])
+    sums = [
+        torch.sub(part, own, out=room[: len(part)]).exp_().sum(-1, keepdim=True)
+        for part, own in zip(rows.split(ROWS), most.split(ROWS), strict=True)
+    ]
+    return most + torch.cat(sums).log_()
 
 
 def _group(n: int, k: int) -> int:

@@ -49,6 +49,13 @@ class Tokens:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __hash__(self) -> int:
+        return self._hash  # thousands of cells ask for that of the same prompt
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.text, self.ids))
+
     def numbered(self) -> str:
         """The tokens with their positions, on one line, for error messages.
 

@@ -130,6 +130,8 @@ class Cell:
                 "",
                 "Generate(2)",
             )
+        if len(self.patches) < 2 and len(self.positions) < 2:
+            return
         places = list(self._written())
         if len(set(places)) < len(places):
             site, position = next(place for place in places if places.count(place) > 1)
@@ -143,14 +145,14 @@ class Cell:
             for position in patch.positions:
                 yield (whole if whole in sites else patch.site), position
 
-    @property
+    @cached_property
     def patches(self) -> tuple[Patch, ...]:
         """All representations that are written."""
         if self.source is None or self.site is None:
             return self.more
         return (Patch(self.source, self.site, self.positions, self.mapping), *self.more)
 
-    @property
+    @cached_property
     def reads(self) -> tuple[Read, ...]:
         """All representations that are read."""
         return tuple(patch.source for patch in self.patches if isinstance(patch.source, Read))

@@ -19,7 +19,7 @@ ROWS = 128
 """Rows whose logits are looked at together: 25 MB for 49,152 tokens, read again while a cache still holds them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A token that may come next.
 

@@ -45,12 +45,14 @@ class NextToken(Readout):
         logits = needed(logits)
         indices, values = largest(logits, self.k)
         values, order = values.sort(dim=-1, descending=True, stable=True)
-        probabilities = (values - log_normaliser(logits)).exp()
+        probabilities = (values - log_normaliser(logits, values[:, :1])).exp()
+        rows = indices.gather(-1, order).tolist()
+        known = list({token for row in rows for token in row})
+        texts = dict(zip(known, model.token_texts(known), strict=True))
         readings = []
-        for ids, shares in zip(indices.gather(-1, order).tolist(), probabilities.tolist(), strict=True):
-            texts = model.token_texts(ids)
-            candidates = tuple(Candidate(*one) for one in zip(ids, texts, shares, strict=True))
-            readings.append(Reading(texts[0], (ids[0],), candidates))
+        for ids, shares in zip(rows, probabilities.tolist(), strict=True):
+            candidates = tuple([Candidate(one, texts[one], share) for one, share in zip(ids, shares, strict=True)])
+            readings.append(Reading(texts[ids[0]], (ids[0],), candidates))
         return tuple(readings)
 
 
