@@ -307,3 +307,43 @@ def test_what_is_saved_is_read_again(bathyscope, folder):
     found.save(folder / "again.json")
     assert Result.load(folder / "again.json").to_dict() == found.to_dict()
     assert "logit difference" in found.page() and str(found.nodes[0].feature) in found.page()
+
+
+def test_a_feature_that_was_changed_by_hand_is_refused(bathyscope, folder: Path):
+    """The same feature everywhere in the file: it contradicts itself nowhere, and its figures are another's."""
+    path = folder / "found.json"
+    text = path.read_text("utf-8")
+    one = json.loads(text)["rows"][0]["feature"].rpartition("@")[0]
+    spare = f"{one.rpartition('/')[0]}/255"
+    assert spare not in text
+    data = json.loads(text.replace(f'"{one}@', f'"{spare}@'))
+    for row in data["rows"]:
+        row["index"] = 255 if row["feature"].startswith(f"{spare}@") else row["index"]
+    path.write_text(json.dumps(data), "utf-8")
+    done = bathyscope("circuit", "eval", str(path), "--pairs", str(folder / "held-out.jsonl"))
+    assert done.code == 2 and "was changed after its file was written" in done.err, done.err
+    del data["checksum"]
+    path.write_text(json.dumps(data), "utf-8")
+    assert bathyscope("circuit", "eval", str(path), "--pairs", str(folder / "held-out.jsonl")).code == 0
+
+
+def test_baselines_and_effects_are_asked_for_and_told(bathyscope, folder: Path):
+    done = find(bathyscope, folder, "--baseline", "mean", "--effects", "5", "--nodes", "20")
+    assert done.code == 0 and "rank" in done.out and "a fifth" in done.out, done.err
+    found = open_circuit(folder / "circuit.json")
+    assert found.provenance["spec"]["baseline"] == "mean" and all(one["effects"] == 5 for one in found.sums)
+    done = find(bathyscope, folder, "--baseline", "median")
+    assert done.code == 2 and "corrupted, mean, zero" in done.err
+
+
+def test_a_search_says_that_it_goes_on(bathyscope, folder: Path):
+    parts = folder / ".circuit.json.parts" / "0"
+    parts.mkdir(parents=True)
+    (parts / "gradient.safetensors").write_bytes(b"")
+    assert "going on: 1 finished part" in find(bathyscope, folder).err
+
+
+def test_labels_of_nothing_are_told(bathyscope, folder: Path):
+    (folder / "circuit.labels.json").write_text(json.dumps({"resid_post.0/99999": "plural"}))
+    done = bathyscope("circuit", "convert", str(folder / "circuit.json"))
+    assert done.code == 0 and "1 of 1 labels name no feature that is here, such as resid_post.0/99999" in done.err

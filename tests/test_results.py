@@ -156,7 +156,7 @@ def test_a_file_that_ends_too_early_is_refused(told: PatchscopeResult, tmp_path:
 def test_json_that_is_no_result_is_refused(text: str, tmp_path: Path):
     path = tmp_path / "a.json"
     path.write_text(text)
-    with pytest.raises(StorageError, match="a file that Result.save wrote"):
+    with pytest.raises(StorageError, match="a JSON file that bathyscope saved"):
         Result.load(path)
 
 

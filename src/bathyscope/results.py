@@ -164,10 +164,9 @@ class Result(ABC):
         except (BathyscopeError, MemoryError):
             raise
         except Exception as error:
-            known = ", ".join(sorted(_KINDS))
             raise StorageError(
                 f"{path} could not be read as a result ({type(error).__name__}: {error})",
-                f"a file that Result.save wrote, of kind {known}",
+                "a JSON file that bathyscope saved, with --out or `Result.save`",
             ) from error
 
     def to_html(self) -> str:

@@ -3,11 +3,13 @@
 A file of it is all that `circuit eval`, `label`, `show`, `edit` and `convert` need, beside the model and the coders.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Final, Self
 
 from typing_extensions import override
 
@@ -25,6 +27,9 @@ from bathyscope.pages import Record, table_of
 from bathyscope.pictures import Picture
 from bathyscope.results import Result
 from bathyscope.svg import svg
+
+CHECKSUM: Final = "checksum"
+"""Of what a file of a circuit says, in that file: who changes a feature by hand has other figures than these."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +97,7 @@ class CircuitResult(Result):
 
     @override
     def to_dict(self) -> dict[str, Any]:
-        return {
+        found = {
             "kind": self.kind,
             "circuit": self.circuit.to_dict(),
             "rows": self.rows(),
@@ -107,6 +112,7 @@ class CircuitResult(Result):
             "provenance": dict(self.provenance),
             "timing": dict(self.timing),
         }
+        return {**found, CHECKSUM: checksum(found)}
 
     @classmethod
     @override
@@ -127,6 +133,13 @@ class CircuitResult(Result):
             timing=data["timing"],
         )
         found.check()
+        if CHECKSUM in data and data[CHECKSUM] != checksum(data):
+            raise StorageError(
+                "the circuit was changed after its file was written: its features, figures, pairs or coders have "
+                "another checksum",
+                "the file as it was left; labels of your own stand in a file beside it",
+                f"find it again, or take {CHECKSUM!r} out of the file to use it as it is",
+            )
         return found
 
     def check(self) -> None:
@@ -236,6 +249,16 @@ def _text(value: object) -> object:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {number:.3g}" for name, number in value.items())
     return " ".join(map(repr, value)) if isinstance(value, list) else value
+
+
+def checksum(data: Mapping[str, Any]) -> str:
+    """SHA-256 over what a circuit's file says, but for what a person may change: notes, times, and whence it is."""
+    said = {
+        name: data[name] for name in ("circuit", "rows", "edges", "positions", "measured", "tried", "sums", "pairs")
+    }
+    coders = {site: one["fingerprint"] for site, one in data["coders"].items()}
+    text = json.dumps({**said, "coders": coders}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def open_circuit(path: str | Path) -> CircuitResult:

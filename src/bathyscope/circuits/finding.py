@@ -238,6 +238,8 @@ def _notes(asked: Asked, choices: FindChoices, rank: float | None) -> Iterator[s
         "all but the circuit. 1 and 0 are best; above 1 the circuit has lost what works against the answer. Measure "
         "it on other pairs than it was found on: bathyscope circuit eval."
     )
+    low, high = FAITHFUL
+    yield f"Kept is the smallest circuit whose faithfulness is {low} to {high} on these pairs, else the one nearest 1."
     yield f"What is ablated becomes {ABLATED[choices.ablation]}; only the coders' sites are cut."
     if rank is not None:
         yield f"Rank correlation of attributions and effects of the circuit's features: {rank:.2f}."

@@ -94,8 +94,10 @@ def checked(
     length = max(set(lengths), key=lengths.count) if length is None and lengths else length
     for where, _, made in found:
         if len(made.clean) != length:
-            reasons.setdefault(f"another length than {length}", []).append(f"{where}: {made.clean.numbered()}")
-    told = tuple(f"{len(ones)} pairs of {kind}, the first: {ones[0]}" for kind, ones in reasons.items())
+            reasons.setdefault(f"another length than {length} tokens", []).append(f"{where}: {made.clean.numbered()}")
+    told = tuple(
+        f"{len(ones):,} of {len(pairs):,} pairs, of {kind}; the first is {ones[0]}" for kind, ones in reasons.items()
+    )
     return [(one, made) for _, one, made in found if len(made.clean) == length], told
 
 

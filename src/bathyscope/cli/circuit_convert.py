@@ -62,9 +62,15 @@ def _tell(found: circuit_files.GraphFile) -> None:
         "slug": metadata["slug"],
         "model": metadata["scan"],
         "prompt": metadata["prompt"],
-        **{kind: f"{count:,}" for kind, count in kinds.items()},
+        **{_kind(kind, whole=found.circuit is not None): f"{count:,}" for kind, count in kinds.items()},
         "links": f"{len(found.public['links']):,}",
     }
     for name, text in rows.items():
         table.add_row(terminal.cell(name), terminal.cell(text))
     terminal.out().print(table)
+
+
+def _kind(name: str, *, whole: bool) -> str:
+    """A kind of node; the public schema has none for a circuit's features, and calls them what transcoders have."""
+    own = {"cross layer transcoder": "features", "mlp reconstruction error": "errors"}
+    return f"{own[name]} (there: {name})" if whole and name in own else name

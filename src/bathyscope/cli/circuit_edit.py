@@ -97,7 +97,7 @@ def _show(result: "EditResult", console: Console) -> None:
     console.print(table)
     changed = result.after["logit_difference"] - result.before["logit_difference"]
     others = ", ".join(f"{one:+.3f}" for one in result.controls)
-    console.print(Text(f"all changes together: {changed:+.3f}; as many other active latents: {others}"))
+    console.print(Text(f"all changes together: {changed:+.3f}; controls, as many other active latents each: {others}"))
     if result.loss:
         before, after, n = (result.loss[name] for name in ("before", "after", "tokens"))
         console.print(Text(f"loss on {n:,.0f} tokens of text: {before:.4f} to {after:.4f} nats"))

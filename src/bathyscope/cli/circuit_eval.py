@@ -5,12 +5,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.text import Text
 
 from bathyscope.cli import choices, circuit_request, circuit_tables, options, terminal
 from bathyscope.cli.options import agreement, circuit
 
 if TYPE_CHECKING:
     from bathyscope.circuits import Asked, CircuitResult, Faithfulness
+
+HOW = (
+    "Faithfulness: (circuit - all ablated) / (model - all ablated), of mean logit differences; completeness: the same "
+    "of the model without the circuit; distance: mean absolute difference from the model's pair, as a share of the "
+    "model's from all ablated; accuracy: pairs whose right answer is likelier. Congruent: another noun has the same "
+    "number."
+)
 
 
 def command(
@@ -67,6 +75,7 @@ def command(
     console = terminal.out()
     console.print(circuit_tables.tried([row]))
     console.print(circuit_tables.cases(measured))
+    console.print(Text(HOW, "dim"), no_wrap=False)
 
 
 def _told(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bathyscope.cli import choices
+from bathyscope.cli import choices, terminal
 from bathyscope.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -51,11 +51,20 @@ def read(path: Path, labels: Path | None = None, slug: str | None = None) -> Gra
         beside = labels_file(path)
         own, groups = read_words(labels or beside) if labels is not None or beside.exists() else ({}, {})
         found = _opened(path, data, slug or path.stem, own)
+    _warn(own, found.view)
     groups = groups or found.view.groups
     names = {one.key: one.public for one in found.view.nodes if one.public}
     told = {name: [names[key] for key in members if key in names] for name, members in groups.items()}
     found.public["qParams"]["supernodes"] = [[name, *members] for name, members in told.items() if members]
     return replace(found, view=replace(found.view, name=path.stem, labels=own, groups=groups))
+
+
+def _warn(own: dict[str, str], view: "View") -> None:
+    """Say which labels name nothing that is here."""
+    known = {one.key for one in view.nodes}
+    known |= {key.rpartition("@")[0] for key in known}
+    if strange := [key for key in own if key not in known]:
+        terminal.note(f"{len(strange)} of {len(own)} labels name no feature that is here, such as {strange[0]}")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def command(
     Each pair is two prompts that differ in one thing, and the answer that is
     right for each. Circuits of the largest attributions and of learned masks
     are tried; the smallest is kept that does what the model does, all else at
-    its mean. Stopped, it goes on where it was when it is called again.
+    its mean. Stopped, the same command goes on from what is finished: each
+    site's attributions, and each mask.
 
     Examples:
       bathyscope circuit find --pairs pairs.jsonl --coders coders --out circuit.json
@@ -66,9 +67,9 @@ def command(
     read = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
     with choices.refusing():
         examples = read_examples(read, pairs, limit=limit)
-    for line in examples.left_out:
-        terminal.note(f"left out: {line}")
     kept = out.with_name(f".{out.name}.parts")
+    if n_kept := sum(1 for one in kept.rglob("*") if one.is_file()):
+        terminal.note(f"going on: {n_kept} finished parts are kept in {kept}; one that was under way begins anew")
     with stoppable() as stop, circuit_request.saying(shown) as say:
         result = find_circuit(read, examples, found, asked, kept=kept, say=say, stop=stop)
     show_or_save(result, as_json=as_json, out=out, show=circuit_tables.show)

@@ -57,7 +57,9 @@ def _label(node: "Node") -> Text:
     shown = terminal.cell(node.label, wrap=True)
     rule = node.reading.get("rule")
     if rule and rule != node.label:
-        shown.append("\n").append(terminal.clean(f"rule: {rule}"), "dim")
+        held = node.reading["f1"] > node.reading["control_f1"]
+        told = f"rule: {rule}" if held else "no rule held on other documents"
+        shown.append("\n").append(terminal.clean(told), "dim")
     return shown
 
 
