@@ -18,6 +18,7 @@ from bathyscope.circuits.examples import Examples
 from bathyscope.circuits.features import Basis, Latents, flat
 from bathyscope.circuits.placing import coder_site
 from bathyscope.circuits.runs import measured
+from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import UsageError
 from bathyscope.forward import run
 from bathyscope.generation import Progress, generate
@@ -46,6 +47,7 @@ def edit_features(  # noqa: PLR0913 (what is changed, and what it is measured on
     steps: int = 8,
     seed: int = 0,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> EditResult:
     """Set latents to values, and measure what becomes of pairs, of a text, and of what the model writes.
 
@@ -61,9 +63,11 @@ def edit_features(  # noqa: PLR0913 (what is changed, and what it is measured on
         steps: points between the runs for integrated gradients, of which the prediction is made.
         seed: of which other latents are set for comparison.
         progress: called with the runs that are done and all of them.
+        stop: looked at between sites and between runs.
 
     Raises:
         UsageError: no change, a site without a coder, a latent or a position that is not there.
+        CancelledError: `stop` said so.
     """
     began = time.perf_counter()
     by_site = _checked(model, coders, changes, examples)
@@ -75,11 +79,13 @@ def edit_features(  # noqa: PLR0913 (what is changed, and what it is measured on
             str(replace(changes[0], position=None)).partition(" ")[0],
         )
     bases: dict[Site, Basis] = {site: Latents(coder) for site, coder in by_site.items()}
-    predicted, active = _predicted(model, examples, bases, changes, steps)
+    predicted, active = _predicted(model, examples, bases, changes, steps, stop)
     others = [_others(changes, active, seed * DRAWS + draw) for draw in range(DRAWS)]
     runs = [[], changes, *([one] for one in changes), *others]
     found = []
     for done, one in enumerate(runs, 1):
+        if stop is not None and (stop.now or stop.soon):
+            raise CancelledError("the edit was stopped", f"{done - 1} of {len(runs)} runs are done")
         found.append(_differences(model, examples, _writes(model, by_site, one)))
         if progress is not None:
             progress(done, len(runs))
@@ -147,10 +153,15 @@ def _checked(
 
 
 def _predicted(
-    model: Model, examples: Examples, bases: Mapping[Site, Basis], changes: Sequence[Change], steps: int
+    model: Model,
+    examples: Examples,
+    bases: Mapping[Site, Basis],
+    changes: Sequence[Change],
+    steps: int,
+    stop: Stop | None,
 ) -> tuple[list[float], dict[Site, list[int]]]:
     """What attributions say of each change, and which latents are active at each site."""
-    found = feature_attributions(model, examples, bases, steps=steps)
+    found = feature_attributions(model, examples, bases, steps=steps, stop=stop)
     _, read = read_starts(model, examples.clean, [EMBEDDING_LAYER], list(bases))
     values = {site: basis.features(flat(read[site], basis, site)) for site, basis in bases.items()}
     pulled = {site: basis.pulled(found.gradients[site]) for site, basis in bases.items()}
