@@ -1,8 +1,10 @@
 // Two builds of one renderer: the app, and a page that needs nothing but itself.
 import { createHash } from "node:crypto";
+import { fileURLToPath } from "node:url";
 import { svelte } from "@sveltejs/vite-plugin-svelte";
 import { defineConfig } from "vite";
 
+const library = (folder) => fileURLToPath(new URL(`../src/bathyscope/${folder}`, import.meta.url));
 const OUT = "../src/bathyscope/web/dist";
 
 /** Puts script and style of the page into export.html; what a result is goes into its one slot. */
@@ -40,6 +42,8 @@ function onePage() {
 }
 
 export default defineConfig(({ mode }) => ({
+  // What the library's own saved pages are drawn with.
+  resolve: { alias: { "#circuits": library("circuits/viewer"), "#latents": library("sae/reading") } },
   plugins: [svelte(), ...(mode === "view" ? [onePage()] : [])],
   build: {
     outDir: OUT,

@@ -1,4 +1,4 @@
-"""What the server was started with, by name: models, and circuits and coders that are for them. No request names more."""
+"""What the server was started with, by name: models, and circuits and coders that are for them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

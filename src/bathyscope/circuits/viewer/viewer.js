@@ -146,7 +146,7 @@ export function graph(root, data, host) {
     const half = item.kind === "group" ? 44 : Math.min(alone ? 200 : 46, 7 + 3.6 * Array.from(name).length), box = { x: -half, y: -12, width: 2 * half, height: 24 };
     g.append(draw("rect", { class: "ring", x: box.x - 3, y: -15, width: box.width + 6, height: 30, rx: 9 }));
     g.append(draw("rect", { class: `box ${item.kind === "group" && item.value !== null ? `rim ${sign(item.value)}` : ""}`, ...box, rx: item.kind === "token" ? 3 : 8 }));
-    g.append(draw("text", { class: "name", y: 4, style: "stroke: none" }, name));
+    g.append(draw("text", { class: "name boxed", y: 4 }, name));
     if (item.kind === "group") g.append(draw("text", { class: "said", y: 25 }, saidOf(item) + short(item)));
     return g;
   }
