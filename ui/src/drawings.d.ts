@@ -18,3 +18,8 @@ declare module "#latents/dashboard.js" {
   }
   export function dashboard(root: HTMLElement, data: unknown, host: Host): { follow(): void; destroy(): void };
 }
+
+declare module "*.css?inline" {
+  const css: string;
+  export default css;
+}

@@ -6,7 +6,8 @@ function asked() {
 }
 const host = {
   read: asked,
-  write(latent) { if (location.hash !== `#${latent}`) history.replaceState(null, "", `#${latent}`); },
+  // Inside another page's frame there may be no address to write to.
+  write(latent) { try { if (location.hash !== `#${latent}`) history.replaceState(null, "", `#${latent}`); } catch { /* as it was */ } },
   link: (latent) => `#${latent}`,
 };
 document.body.className = "latents";
