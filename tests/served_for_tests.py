@@ -28,7 +28,11 @@ def readings(coder: SparseCoder) -> LatentReadings:
 
 def save_files(folder: Path) -> dict[str, Path]:
     """Coders, a circuit that was found with them, and what a text says of the second, by what they are."""
-    paths = {"coders": folder / "coders", "circuit": folder / "verb agreement.json", "features": folder / "features.json"}
+    paths = {
+        "coders": folder / "coders",
+        "circuit": folder / "verb agreement.json",
+        "features": folder / "features.json",
+    }
     made = coders()
     for one in made:
         save_coder(one, paths["coders"] / str(one.site))

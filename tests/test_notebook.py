@@ -147,9 +147,13 @@ def test_the_widgets_module_draws_and_hostile_text_is_inert(pages: FilePage, tmp
     assert replaced == 1, "the module's one export"
     for result in (hostile(), lenses.logit_lens(tiny_model(), TEXT)):
         data = json.dumps(drawn(result)).replace("<", "\\u003c")
-        (tmp_path / "a.html").write_text(WIDGET.format(data=data, script=script.replace("</script", "<\\/script")), "utf-8")
+        (tmp_path / "a.html").write_text(
+            WIDGET.format(data=data, script=script.replace("</script", "<\\/script")), "utf-8"
+        )
         pages.open(tmp_path / "a.html")
-        cells = pages.page.locator("#cell td.done")  # they stand in a shadow root, which the page's style does not reach
+        cells = pages.page.locator(
+            "#cell td.done"
+        )  # they stand in a shadow root, which the page's style does not reach
         assert cells.count() == len(result.cells) and cells.first.is_visible()
         pages.page.locator('#cell td[data-key="1|1"]').click()
         assert pages.page.get_by_label("One cell").locator("h2").inner_text().startswith("layer 1,")

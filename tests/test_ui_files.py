@@ -73,7 +73,8 @@ def latents_of(paths: dict[str, Path]) -> list[str]:
 
 
 def pin(page: Any, key: str) -> None:
-    page.evaluate(f"[...document.querySelectorAll('.node')].find((one) => one.item.id === {key!r}).dispatchEvent(new MouseEvent('click', {{ bubbles: true }}))")
+    node = f"[...document.querySelectorAll('.node')].find((one) => one.item.id === {key!r})"
+    page.evaluate(f"{node}.dispatchEvent(new MouseEvent('click', {{ bubbles: true }}))")
 
 
 def table(page: Any) -> dict[str, list[str]]:
@@ -84,7 +85,7 @@ def table(page: Any) -> dict[str, list[str]]:
 
 def as_shown(value: float) -> str:
     size = f"{abs(value):.3f}"
-    return "0" if float(size) == 0 else ("+" if value > 0 else "−") + size
+    return "0" if float(size) == 0 else ("+" if value > 0 else "\u2212") + size
 
 
 # Circuits
@@ -328,8 +329,10 @@ def test_two_runs_are_compared_and_what_differs_is_marked(browser: Any, tmp_path
             for grid in page.locator(".shown section").all()
         ]
         differing = {key for key, text in texts[0].items() if texts[1].get(key) != text}
-        marked = {one.get_attribute("data-key") for one in page.locator(".shown section").first.locator("td.differs").all()}
-        assert marked == differing and 0 < len(marked)
+        marked = {
+            one.get_attribute("data-key") for one in page.locator(".shown section").first.locator("td.differs").all()
+        }
+        assert marked == differing and len(marked) > 0
         assert f"{len(marked)} of {len(texts[0])}" in page.locator("p", has_text="≠ marks").inner_text()
         watched.picture("compared-tiny")
         watched.close()

@@ -41,8 +41,9 @@ class Framed:
         del include, exclude
         whole = page(self.result) if self.result.kind in KINDS else self.result.to_html()
         # Without "allow-same-origin" the frame is a stranger to the notebook: no cookie, no cell, no kernel.
-        frame = f'<iframe sandbox="allow-scripts" width="100%" height="{HEIGHT}" style="border: 0" title="{escape(repr(self))}"'
-        return {"text/html": f'{frame} srcdoc="{escape(whole)}"></iframe>', "text/plain": repr(self)}
+        told = f'width="100%" height="{HEIGHT}" style="border: 0" title="{escape(repr(self))}"'
+        frame = f'<iframe sandbox="allow-scripts" {told} srcdoc="{escape(whole)}"></iframe>'
+        return {"text/html": frame, "text/plain": repr(self)}
 
 
 def show(result: Result) -> Any:
