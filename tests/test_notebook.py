@@ -122,7 +122,7 @@ def test_hostile_text_is_inert_in_a_frame(pages: FilePage, tmp_path: Path):
 @needs_browser
 def test_a_circuit_is_drawn_in_a_frame(pages: FilePage, tmp_path: Path):
     frame = open_frame(pages, framed(circuit_by_hand(), tmp_path / "a.html"))
-    assert frame.locator(".node.feature").count() == 10
+    assert frame.locator(".node.feature").count() == 11
     assert pages.complaints() == []
 
 
