@@ -30,7 +30,7 @@ def test_each_file_is_of_the_model_that_it_was_made_from(paths):
     loaded = {"tiny": tiny_model(), AGREEMENT: agreement_model()}
     (circuit,), (coder,) = files.circuits(loaded).values(), files.coders(loaded).values()
     assert circuit.model == coder.model == AGREEMENT and coder.readings is not None
-    with pytest.raises(UsageError, match="was trained on"):
+    with pytest.raises(UsageError, match="was made in gpt2-agreement"):
         files.circuits({"tiny": tiny_model()})
 
 

@@ -1,6 +1,6 @@
 """The files that `bathyscope serve` is started with: circuits and their coders, coders, and what texts say of these."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,8 @@ class ServedFiles:
         found = {}
         for name, (path, graph) in zip(names_of(map(str, self._circuits)), self._circuits.items(), strict=True):
             theirs = tuple(self._theirs[path].values())
-            model = _model_of(theirs, loaded, str(path)) if theirs else None
+            made_in = graph.circuit.provenance["models"][0]["model"] if graph.circuit else None
+            model = _model_of(theirs, loaded, str(path), made_in) if theirs else None
             folder = None if self._folder is None else str(self._folder)
             found[name] = OpenedCircuit(graph.view, str(path), graph.circuit, theirs, model, folder)
         return found
@@ -82,7 +83,8 @@ class ServedFiles:
         for path, coder in self._coders.items():
             own = next((file for file, one in left.items() if _is_of(one, coder)), None)
             readings = None if own is None else left.pop(own)
-            model = _model_of((coder,), loaded, path)
+            made_in = readings.provenance["models"][0]["model"] if readings else None
+            model = _model_of((coder,), loaded, path, made_in)
             opened.append(OpenedCoder(path, str(coder.site), coder.n_latents, coder, readings, model))
         opened += [OpenedCoder(str(path), one.site, one.n_latents, readings=one) for path, one in left.items()]
         return dict(zip(names_of(one.path for one in opened), opened, strict=True))
@@ -105,15 +107,25 @@ def _is_of(readings: "LatentReadings", coder: "SparseCoder") -> bool:
     return readings.provenance["spec"].get("coder") == coder.fingerprint
 
 
-def _model_of(coders: "Iterable[SparseCoder]", loaded: "Mapping[str, Model]", path: str) -> str:
-    """The served model that coders are for."""
-    refusals = []
-    for name, model in loaded.items():
+def _model_of(
+    coders: "Sequence[SparseCoder]", loaded: "Mapping[str, Model]", path: str, made_in: str | None
+) -> str:
+    """The served model that coders are for.
+
+    A coder that knows its model's weights tells; others fit many a model, so that the name decides that the circuit or
+    the features were made in.
+    """
+    known = all(coder.model.get("fingerprint") for coder in coders)
+    named = {name: model for name, model in loaded.items() if made_in in (None, model.provenance()["model"])}
+    refusal = UsageError(
+        f"{path} was made in {made_in}", f"served are {', '.join(loaded)}", f"bathyscope serve --model {made_in}"
+    )
+    for name, model in (loaded if known else named).items():
         try:
             for coder in coders:
                 coder.check(model)
         except UsageError as error:
-            refusals.append(error)
+            refusal = error
         else:
             return name
-    raise UsageError(f"{path} was given, and {refusals[0].given}", refusals[0].expected, "--model NAME")
+    raise refusal
