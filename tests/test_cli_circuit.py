@@ -10,7 +10,7 @@ import torch
 
 import command_line
 from agreement_model import SITES, agreement_model, coders
-from bathyscope import run
+from bathyscope import capture, run
 from bathyscope.circuits import (
     Change,
     CircuitResult,
@@ -167,6 +167,29 @@ def test_an_edit_is_the_splice_that_it_says(folder):
     rows = torch.arange(len(examples))
     expected = (values[rows, right] - values[rows, wrong]).mean()
     assert found.after["logit_difference"] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_controls_of_an_edit_at_one_position_are_active_there(folder):
+    model = agreement_model()
+    examples = read_examples(model, folder / "train.jsonl").examples
+    for position in (1, examples.length - 1):
+        found = edit_features(model, coders(), [Change(SITES[1], 3, position, 0.0)], examples, steps=1)
+        site = model.site(SITES[1])
+        values = torch.stack([one[position] for one in capture(model, examples.clean, [site])[site]])
+        active = (coders()[1].encode(values).dense() != 0).any(0)
+        active[3] = False
+        assert active.any() and len(found.controls) == 5
+        splices = [Splice(coders()[1], edits=[Edit(int(one), "clamp", 0.0)]) for one in active.nonzero().flatten()]
+        possible = []
+        for splice in splices:
+            logits = torch.stack(
+                [one[-1] for one in run(model, examples.clean, writes=[splice.write(model, position=position)]).logits]
+            )
+            rows = torch.arange(len(examples))
+            right, wrong = examples.answers.T
+            possible.append(float((logits.double()[rows, right] - logits.double()[rows, wrong]).mean()))
+        changes = [one - found.before["logit_difference"] for one in possible]
+        assert all(min(abs(control - one) for one in changes) < 1e-4 for control in found.controls)
 
 
 def test_an_edit_changes_text_and_loss(bathyscope, folder):

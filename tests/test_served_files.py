@@ -40,7 +40,10 @@ def test_features_are_browsed_without_their_coder_and_another_coder_does_not_get
     assert alone.coder is None and alone.model is None and alone.drawn
     other = str(paths["coders"] / "resid_post.0")
     found = ServedFiles(None, None, [other], [paths["features"]]).coders(loaded)
-    assert [(one.coder is not None, one.readings is not None) for one in found.values()] == [(True, False), (False, True)]
+    assert [(one.coder is not None, one.readings is not None) for one in found.values()] == [
+        (True, False),
+        (False, True),
+    ]
 
 
 def test_coders_that_were_moved_are_found_where_it_is_said(paths, tmp_path):

@@ -159,29 +159,29 @@ def _predicted(
     changes: Sequence[Change],
     steps: int,
     stop: Stop | None,
-) -> tuple[list[float], dict[Site, list[int]]]:
-    """What attributions say of each change, and which latents are active at each site."""
+) -> tuple[list[float], list[list[int]]]:
+    """What attributions say of each change, and which latents are active where it is made."""
     found = feature_attributions(model, examples, bases, steps=steps, stop=stop)
     _, read = read_starts(model, examples.clean, [EMBEDDING_LAYER], list(bases))
     values = {site: basis.features(flat(read[site], basis, site)) for site, basis in bases.items()}
     pulled = {site: basis.pulled(found.gradients[site]) for site, basis in bases.items()}
-    predicted = []
+    predicted, active = [], []
     for one in changes:
         site = model.site(one.site)
         where = slice(None) if one.position is None else slice(one.position, one.position + 1)
         change = one.value - values[site][:, where, one.latent]
         predicted.append(float((pulled[site][:, where, one.latent] * change).sum(1).mean()))
-    active = {site: (value != 0).any(0).any(0).nonzero().flatten().tolist() for site, value in values.items()}
+        active.append((values[site][:, where] != 0).any(0).any(0).nonzero().flatten().tolist())
     return predicted, active
 
 
-def _others(changes: Sequence[Change], active: Mapping[Site, Sequence[int]], seed: int) -> list[Change]:
-    """The same changes of other latents that are active in the pairs."""
+def _others(changes: Sequence[Change], active: Sequence[Sequence[int]], seed: int) -> list[Change]:
+    """The same changes of other latents that are active where these are made: what is silent could not be taken away."""
     generator = torch.Generator().manual_seed(seed)
     own = {(one.site, one.latent) for one in changes}
     found = []
-    for one in changes:
-        pool = [latent for latent in active[Site.parse(one.site)] if (one.site, latent) not in own]
+    for one, there in zip(changes, active, strict=True):
+        pool = [latent for latent in there if (one.site, latent) not in own]
         if pool:
             drawn = pool[int(torch.randint(len(pool), (1,), generator=generator))]
             found.append(replace(one, latent=drawn))

@@ -50,8 +50,9 @@ class ServedFiles:
         """The models that these were made from, by what `--model` takes; the embedded one where none is known."""
         circuits = [one.circuit for one in self._circuits.values() if one.circuit]
         own = [one.provenance["models"][0]["model"] for one in circuits]
-        own += [one.model.get("model") for one in self._coders.values()]
-        return list(dict.fromkeys(None if one in (EMBEDDED_NAME, None) else str(one) for one in own)) or [None]
+        own += [one.provenance["models"][0]["model"] for one in self._readings.values()]
+        own += [one.model["model"] for one in self._coders.values() if one.model.get("model")]
+        return list(dict.fromkeys(None if one == EMBEDDED_NAME else str(one) for one in own)) or [None]
 
     def circuits(self, loaded: "Mapping[str, Model]") -> "dict[str, OpenedCircuit]":
         """The circuits by name, each with the model that it was found in.
@@ -107,9 +108,7 @@ def _is_of(readings: "LatentReadings", coder: "SparseCoder") -> bool:
     return readings.provenance["spec"].get("coder") == coder.fingerprint
 
 
-def _model_of(
-    coders: "Sequence[SparseCoder]", loaded: "Mapping[str, Model]", path: str, made_in: str | None
-) -> str:
+def _model_of(coders: "Sequence[SparseCoder]", loaded: "Mapping[str, Model]", path: str, made_in: str | None) -> str:
     """The served model that coders are for.
 
     A coder that knows its model's weights tells; others fit many a model, so that the name decides that the circuit or

@@ -652,7 +652,8 @@ export function graph(root, data, host) {
   }
 
   addEventListener("keydown", (event) => {
-    const elsewhere = event.target !== document.body && !root.contains(event.target);
+    // What stands beside it has keys of its own; from its buttons one comes back by a letter.
+    const beside = event.target !== document.body && !root.contains(event.target), elsewhere = beside && !(event.target.matches("button") && event.key.length === 1);
     if (event.ctrlKey || event.metaKey || event.altKey || help.open || elsewhere) return;
     const inField = event.target.closest("input:not([type=range])"), onControl = event.target.closest("input, button, summary");
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;

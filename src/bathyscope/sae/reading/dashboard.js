@@ -246,7 +246,8 @@ export function dashboard(root, data, host) {
   list.addEventListener("scroll", draw);
   addEventListener("resize", draw, { signal });
   addEventListener("keydown", (event) => {
-    const elsewhere = event.target !== document.body && !root.contains(event.target);
+    // What stands beside it has keys of its own; from its buttons one comes back by a letter.
+    const beside = event.target !== document.body && !root.contains(event.target), elsewhere = beside && !(event.target.matches("button") && event.key.length === 1);
     if (event.ctrlKey || event.metaKey || event.altKey || elsewhere) return;
     const typing = event.target === search || event.target === sort;
     if (event.key === "/" && !typing) { event.preventDefault(); search.focus(); search.select(); }
