@@ -1,4 +1,4 @@
-"""The files that `bathyscope serve` is started with: what belongs together, and what is refused before a model is loaded."""
+"""The files that `bathyscope serve` is started with: what belongs together, and what is refused beforehand."""
 
 import shutil
 from pathlib import Path

@@ -131,9 +131,10 @@ def test_a_node_is_ablated_by_keys_and_what_is_shown_is_the_edit(circuits: Watch
     assert controls == [as_shown(one) for one in expected.controls]
     told = page.get_by_label("Ablation").locator(".told").inner_text()
     assert f"{expected.before['logit_difference']:.3f} to {expected.after['logit_difference']:.3f}" in told
+    circuits.picture("circuits")
     page.get_by_text("The command and the Python that do the same").click()
+    page.get_by_label("Ablation").locator("pre").first.wait_for()
     assert latent in page.get_by_label("Ablation").locator("pre").first.inner_text()
-    circuits.picture("ablation-tiny")
 
 
 def test_a_group_is_ablated_together(circuits: Watched, paths):
@@ -229,11 +230,11 @@ def test_texts_with_a_latent_and_without_stand_side_by_side(features: Watched, p
     for shown, writes in zip(texts, ([], [splice]), strict=False):
         assert shown == PROMPT + generate(agreement_model(), PROMPT, writes=writes, max_new_tokens=6)[0].text
     assert len(texts) == 3, "and one with a random direction"
+    features.picture("features")
     page.get_by_text("The command and the Python that do the same").click()
     command = page.get_by_label("Steer").locator("pre").first
     command.wait_for()
     assert f"--latent {latent} --factors 12" in command.inner_text()
-    features.picture("steer-tiny")
 
 
 # Both

@@ -176,7 +176,7 @@ def _predicted(
 
 
 def _others(changes: Sequence[Change], active: Sequence[Sequence[int]], seed: int) -> list[Change]:
-    """The same changes of other latents that are active where these are made: what is silent could not be taken away."""
+    """The same changes of other latents that are active where these are made: of silent ones they would say nothing."""
     generator = torch.Generator().manual_seed(seed)
     own = {(one.site, one.latent) for one in changes}
     found = []
