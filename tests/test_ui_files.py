@@ -263,7 +263,8 @@ def test_hostile_text_is_inert_in_both(browser: Any, tmp_path: Path):
         for view in ("Circuits", "Features"):
             watched = opened(browser, server, view)
             page = watched.page
-            for key in ("ArrowDown", "Enter"):
+            page.locator(".stage, .latents .list").focus()
+            for key in ("ArrowUp", "ArrowUp", "Enter"):
                 page.keyboard.press(key)
             if view == "Circuits":
                 assert "looked at only" in page.locator("main").inner_text()

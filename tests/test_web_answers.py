@@ -219,9 +219,10 @@ def test_capabilities_say_what_can_be_asked(client: Client):
     told = client.get("/api/capabilities").json()
     assert [model["name"] for model in told["models"]] == ["tiny"]
     assert told["prompts"]["entity-description"]["placeholder"] == "x"
-    assert set(told["questions"]) == {question["kind"] for question in QUESTIONS.values()}
+    assert set(told["questions"]) == {question["kind"] for question in (QUESTIONS | OF_FILES).values()}
     routes = client.get("/api/openapi.json").json()["paths"]
     assert {"/api/ask", "/api/capabilities", "/api/runs", "/api/tokens", "/api/command"} <= routes.keys()
+    assert {"/api/circuits/{name}", "/api/coders/{name}"} <= routes.keys()
 
 
 def test_tokens_are_those_of_the_model(client: Client):
