@@ -31,7 +31,7 @@ def command(
       bathyscope serve
       bathyscope serve --model gpt2 --port 8000 --no-browser
       bathyscope serve --circuit circuit.json
-      bathyscope serve --coder coders/resid_post.12 --features features.json
+      bathyscope serve --coder coders/resid_post.8
     """
     del debug  # its callback has done the work
     try:

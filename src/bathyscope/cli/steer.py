@@ -52,7 +52,7 @@ def command(
       bathyscope steer "I think the film was" --positive "I love it" --negative "I hate it"
       bathyscope steer "The weather is" --positive "So warm" --negative "So cold" --factors -3,3 --keep warm.json
       bathyscope steer "The weather is" --direction warm.json --factors 2 --json
-      bathyscope steer "The weather is" --coder coders/resid_post.12 --latent 281 --factors 20,40
+      bathyscope steer "The weather is" --coder coders/resid_post.8 --latent 281 --factors 20,40
     """
     del debug  # its callback has done the work
     numbers = _factors(factors)
