@@ -41,8 +41,8 @@ ui: $(VENV)/.dev  ## Build the web app into the package (Node: yours, or the one
 test-ui: ui  ## Run the web app's tests in a real browser; pictures of it go into build/pictures.
 	@command -v chromium >/dev/null || { echo "==> installing chromium"; apt-get install -y chromium; } || { \
 	  echo "Chromium is needed. Try: sudo apt install chromium (Debian, Ubuntu)"; exit 1; }
-	@$(PY) -c 'import playwright' 2>/dev/null || $(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,frames,browser]'
-	@$(PY) -m pytest -m browser tests/test_ui.py tests/test_circuit_viewer.py
+	@$(PY) -c 'import playwright, anywidget' 2>/dev/null || $(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,frames,browser,notebook]'
+	@$(PY) -m pytest -m browser tests/test_ui.py tests/test_ui_files.py tests/test_circuit_viewer.py tests/test_notebook.py
 
 lint: $(VENV)/.dev  ## Check style and formatting.
 	$(PY) -m ruff check
@@ -71,11 +71,11 @@ wheel: $(VENV)/.dev  ## Build the wheel into dist/.
 
 # TORCH_PIN=VERSION keeps torch at one version while all else is resolved anew.
 constraints:  ## Resolve every dependency anew and pin what was installed.
-	@echo "==> installing bathyscope[dev,frames,browser] without pins into a new environment"
+	@echo "==> installing bathyscope[dev,frames,browser,notebook] without pins into a new environment"
 	@set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
 	$(PYTHON) -m venv "$$fresh/venv"; \
 	"$$fresh/venv/bin/python" -m pip install --quiet --upgrade pip; \
-	"$$fresh/venv/bin/python" -m pip install --quiet $(if $(TORCH_PIN),"torch==$(TORCH_PIN)") '.[dev,frames,browser]'; \
+	"$$fresh/venv/bin/python" -m pip install --quiet $(if $(TORCH_PIN),"torch==$(TORCH_PIN)") '.[dev,frames,browser,notebook]'; \
 	sed -n '/^#/p' constraints.txt > "$$fresh/pins"; \
 	"$$fresh/venv/bin/python" -m pip list --format freeze --exclude pip --exclude bathyscope \
 	  | sed 's/+[a-z0-9.]*$$//' | grep -v -E '^(nvidia-|cuda-|triton==)' | LC_ALL=C sort -f >> "$$fresh/pins"; \

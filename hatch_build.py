@@ -16,6 +16,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOT = Path(__file__).parent
 UI, DIST = ROOT / "ui", ROOT / "src" / "bathyscope" / "web" / "dist"
+SHARED = [ROOT / "src" / "bathyscope" / folder for folder in ("circuits/viewer", "sae/reading")]
+"""Where the scripts and styles lie that the library's own saved pages are drawn with; the app has them, too."""
 
 
 class AppHook(BuildHookInterface):
@@ -37,7 +39,8 @@ class AppHook(BuildHookInterface):
 def up_to_date() -> bool:
     """Whether the built files are as young as their sources, or have none, as in a source archive."""
     made = DIST / "export.html"
-    sources = [path for path in (*UI.glob("*"), *UI.glob("src/**/*")) if path.is_file()]
+    shared = [path for folder in SHARED for path in (*folder.glob("*.js"), *folder.glob("*.css"))]
+    sources = [path for path in (*UI.glob("*"), *UI.glob("src/**/*"), *shared) if path.is_file()]
     return made.exists() and made.stat().st_mtime >= max((path.stat().st_mtime for path in sources), default=0.0)
 
 

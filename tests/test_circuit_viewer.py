@@ -19,7 +19,7 @@ from bathyscope.circuits.viewer import View, graph_view, still_picture, to_dot, 
 from bathyscope.circuits.viewer.layout import placed
 from bathyscope.errors import StorageError
 from bathyscope.studies import AgreementResult
-from browser import Browser, browser, needs_browser
+from browsing import FilePage, file_pages, needs_browser
 from circuits_by_hand import READING, SITES, SOURCE, TOKENS, circuit_by_hand
 from command_line import assert_one_line
 
@@ -404,8 +404,8 @@ def test_labels_and_groups_lie_in_one_file(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as one:
+def chromium() -> Iterator[FilePage]:
+    with file_pages() as one:
         yield one
 
 
@@ -420,7 +420,7 @@ CATCH = """
 """
 
 
-def press_button(page: Browser, text: str) -> None:
+def press_button(page: FilePage, text: str) -> None:
     page.run(f"[...document.querySelectorAll('button')].find((one) => one.textContent.startsWith({text!r})).click()")
 
 

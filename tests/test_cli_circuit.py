@@ -10,7 +10,7 @@ import torch
 
 import command_line
 from agreement_model import SITES, agreement_model, coders
-from bathyscope import run
+from bathyscope import capture, run
 from bathyscope.circuits import (
     Change,
     CircuitResult,
@@ -149,7 +149,8 @@ def test_features_are_taken_out_as_their_attributions_said(bathyscope, folder):
     moved = told["after"]["logit_difference"] - told["before"]["logit_difference"]
     assert row["measured"] == pytest.approx(moved) and abs(moved) > 0.3
     assert 0.4 < row["predicted"] / moved < 2.5, "other features make up for a part of it"
-    assert abs(moved) > 3 * max(map(abs, told["controls"])), "and other latents do not do it"
+    controls = sorted(map(abs, told["controls"]))
+    assert abs(moved) > 2 * controls[-1] and abs(moved) > 10 * controls[2], "latents that are active there do less"
     table = bathyscope("circuit", "edit", str(folder / "circuit.json"), *asked, "--out", str(folder / "edit.json"))
     assert table.code == 0 and "predicted" in table.out
     assert Result.load(folder / "edit.json").to_dict()["after"] == told["after"]
@@ -167,6 +168,29 @@ def test_an_edit_is_the_splice_that_it_says(folder):
     rows = torch.arange(len(examples))
     expected = (values[rows, right] - values[rows, wrong]).mean()
     assert found.after["logit_difference"] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_controls_of_an_edit_at_one_position_are_active_there(folder):
+    model = agreement_model()
+    examples = read_examples(model, folder / "train.jsonl").examples
+    for position in (1, examples.length - 1):
+        found = edit_features(model, coders(), [Change(SITES[1], 3, position, 0.0)], examples, steps=1)
+        site = model.site(SITES[1])
+        values = torch.stack([one[position] for one in capture(model, examples.clean, [site])[site]])
+        active = (coders()[1].encode(values).dense() != 0).any(0)
+        active[3] = False
+        assert active.any() and len(found.controls) == 5
+        splices = [Splice(coders()[1], edits=[Edit(int(one), "clamp", 0.0)]) for one in active.nonzero().flatten()]
+        possible = []
+        for splice in splices:
+            logits = torch.stack(
+                [one[-1] for one in run(model, examples.clean, writes=[splice.write(model, position=position)]).logits]
+            )
+            rows = torch.arange(len(examples))
+            right, wrong = examples.answers.T
+            possible.append(float((logits.double()[rows, right] - logits.double()[rows, wrong]).mean()))
+        changes = [one - found.before["logit_difference"] for one in possible]
+        assert all(min(abs(control - one) for one in changes) < 1e-4 for control in found.controls)
 
 
 def test_an_edit_changes_text_and_loss(bathyscope, folder):

@@ -552,7 +552,7 @@ def test_hostile_tokens_stay_text(readings):
 def test_the_page_asks_nobody_and_reads_no_text_as_html(readings):
     page = readings.to_html()
     assert not re.search(r"https?:|url\(|@import|src=|<link", page)
-    script = page.rpartition("<script>")[2]
+    script = page.rpartition("<script")[2]
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|Function\(|fetch\(|XMLHttp", script
     )

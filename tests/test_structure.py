@@ -207,6 +207,7 @@ SEAMS = {
     "starlette": {"web"},
     "uvicorn": {"web"},
     "pydantic": {"web"},
+    "anywidget": {"web"},
 }
 """Which modules, or folders, may know which package."""
 

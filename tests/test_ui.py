@@ -15,27 +15,15 @@ from typing import Any
 import pytest
 
 from bathyscope.embedded import embedded_status
-from browsing import DIST, ROOT, Watched, chromium, playwright
+from browsing import DIST, HOSTILE, ROOT, UNSEEN, Watched, chromium, driving, needs_app
 from web_server import TEXT, Client, running
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (DIST / "index.html").exists(), reason="make ui builds the app"),
-]
-HOSTILE = [
-    "<img src=x onerror=window.hit=1>",
-    "</script><script>window.hit=1</script>",
-    "{@html x} ${window.hit=1} {{constructor}}",
-    "\u202egnp.exe \u2066iso\u2069 \u200bzero",
-    "\x1b[31mred\x1b]52;c;aGk=\x07",
-    "=cmd|' /C calc'!A0",
-    "[bold]rich[/bold]",
-]
+pytestmark = [pytest.mark.browser, needs_app]
 
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[Any]:
-    with playwright.sync_playwright() as one:
+    with driving() as one:
         yield one
 
 
@@ -257,7 +245,7 @@ def test_hostile_text_is_inert_in_the_app(app: Watched, text: str):
     assert page.evaluate("window.hit") is None
     assert page.locator("main img, main iframe, main script").count() == 0
     shown = page.locator("main").inner_text()
-    assert not re.search("[\x00-\x08\x1b\u200b\u202a-\u202e\u2066-\u2069]", re.sub(r"\n|\t", " ", shown))
+    assert not re.search(UNSEEN, re.sub(r"\n|\t", " ", shown))
 
 
 def test_hostile_text_is_inert_in_what_is_saved(app: Watched, browser: Any, tmp_path: Path):
@@ -299,13 +287,7 @@ def test_nothing_serious_is_wrong_for_those_who_see_or_hear_little(browser: Any,
         page.get_by_label("One cell").locator("pre").first.wait_for()
         page.mouse.move(0, 0)
     page.wait_for_timeout(300)  # colours change over a moment
-    page.evaluate((ROOT / "ui/node_modules/axe-core/axe.min.js").read_text("utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    serious = [
-        (one["id"], [node["html"][:120] for node in one["nodes"][:3]], one["nodes"][0]["failureSummary"])
-        for one in found["violations"]
-        if one["impact"] in ("serious", "critical")
-    ]
+    serious = watched.serious()
     watched.picture(f"{view.lower()}-{scheme}")
     watched.close()
     assert serious == []

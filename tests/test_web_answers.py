@@ -7,17 +7,26 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import bathyscope
+from agreement_model import agreement_model
 from bathyscope import cli, loading
+from bathyscope.circuits import open_circuit
+from bathyscope.engine import CancelledError, Stop
+from bathyscope.sae.reading.dashboard import page_data
 from bathyscope.web import page
+from bathyscope.web.asked import Running
+from bathyscope.web.asked.ablate import AblateAsked
+from bathyscope.web.asked.steer import SteerAsked
 from bathyscope.web.assets import Asset
 from bathyscope.web.models import Models
 from bathyscope.web.server import WebServer
 from conftest import tiny_model
+from served_for_tests import AGREEMENT, save_files, served
 from web_server import PAGE, TEXT, Client, running
 
 QUESTIONS = {
@@ -36,6 +45,10 @@ QUESTIONS = {
     "trace": {"kind": "trace", "text": TEXT, "subject": "Princess", "answer": "o", "samples": 1},
     "patch": {"kind": "patch", "text": "The boats", "corrupted": "The boat", "answer": "a", "wrong": "b"},
     "knockout": {"kind": "knockout", "text": TEXT, "answer": "o", "window": 1},
+}
+OF_FILES = {
+    "ablate": {"kind": "ablate", "circuit": "verb-agreement", "value": 0.5, "pairs": 6},
+    "steer": {"kind": "steer", "coder": "resid_post.2", "latent": 3, "text": "The teacher", "factors": [-4, 2.5]},
 }
 
 
@@ -110,6 +123,78 @@ def _plain(value):
     return pytest.approx(value, rel=1e-4, abs=1e-5) if isinstance(value, float) else value
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return save_files(tmp_path_factory.mktemp("files"))
+
+
+@pytest.fixture(scope="module")
+def of_files(tmp_path_factory: pytest.TempPathFactory, files: dict[str, Path]) -> Iterator[Client]:
+    with running(tmp_path_factory.mktemp("web"), models=served(files)) as server:
+        yield Client(server).enter()
+
+
+def latents_of(files: dict[str, Path]) -> list[str]:
+    return [str(one.feature) for one in open_circuit(files["circuit"]).nodes if one.feature.index is not None]
+
+
+@pytest.mark.parametrize("name", OF_FILES)
+def test_the_command_and_the_python_ask_the_same_of_files(
+    name: str, of_files: Client, files, monkeypatch: pytest.MonkeyPatch, tmp_path, capfd
+):
+    question = {**OF_FILES[name], **({"features": latents_of(files)[:2]} if name == "ablate" else {})}
+    answered = of_files.post("/api/ask", question).message("result")["result"]
+    typed = of_files.post("/api/command", {"question": question}).json()
+    monkeypatch.setattr(loading, "load", lambda *_args, **_options: agreement_model())
+    monkeypatch.setattr(loading, "check_folder", lambda _name: None)
+    monkeypatch.setenv("BATHYSCOPE_HOME", str(tmp_path))
+    out = tmp_path / "out.json"
+    words = shlex.split(typed["shell"])
+    assert words[words.index("--model") + 1] == "./agreement"
+    assert cli.main([*words[1:], "--out", str(out)]) == 0, capfd.readouterr().err
+    there: dict[str, object] = {}
+    monkeypatch.setattr(bathyscope, "load", lambda *_args, **_options: agreement_model(), raising=False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(typed["python"], name, "exec"), there)
+    for other in (bathyscope.Result.load(out), there["result"]):
+        told = other.to_dict()
+        for part in ("rows", "before", "after", "controls"):
+            assert _plain(told.get(part)) == _plain(answered.get(part)), (part, typed)
+
+
+def test_what_was_opened_is_told_and_drawn_as_in_saved_pages(of_files: Client, files):
+    told = of_files.get("/api/capabilities").json()
+    assert [(one["name"], one["model"], one["pairs"]) for one in told["circuits"]] == [
+        ("verb-agreement", AGREEMENT, 32)
+    ]
+    assert [(one["name"], one["site"], one["read"], one["steers"]) for one in told["coders"]] == [
+        ("resid_post.2", "resid_post.2", True, True)
+    ]
+    drawn = of_files.get("/api/circuits/verb-agreement").json()
+    view = open_circuit(files["circuit"]).view("verb agreement")
+    assert [one["key"] for one in drawn["nodes"]] == [one.key for one in view.nodes]
+    read = bathyscope.Result.load(files["features"])
+    assert of_files.get("/api/coders/resid_post.2").json() == json.loads(json.dumps(page_data(read, read.facts())))
+
+
+def test_an_ablation_tells_its_progress_and_ends_when_nobody_listens(of_files: Client, files):
+    question = {**OF_FILES["ablate"], "features": latents_of(files)[:1], "pairs": 32}
+    told = of_files.post("/api/ask", question).lines()
+    progress = [one["done"] / one["of"] for one in told if one["event"] == "progress"]
+    assert progress == sorted(progress) and progress[-1] == 1
+    job = SimpleNamespace(stop=Stop(now=True), tell=lambda *_args, **_told: None)
+    models = of_files.server._models
+    with pytest.raises(CancelledError):
+        AblateAsked(**question).run(Running(models, None, job))
+    with pytest.raises(CancelledError):
+        SteerAsked(**OF_FILES["steer"]).run(Running(models, None, job))
+
+
+@pytest.mark.parametrize("question", [{**OF_FILES["steer"], "model": "tiny"}, {**OF_FILES["steer"], "latent": 9999}])
+def test_what_a_coder_is_not_for_is_refused(of_files: Client, question):
+    assert "given" in of_files.post("/api/ask", question).message("error")["error"]
+
+
 def test_one_cell_is_asked_by_its_layer_and_token(client: Client):
     question = QUESTIONS["patchscope"]
     typed = client.post("/api/command", {"question": question, "layer": 1, "position": 2}).json()
@@ -134,9 +219,10 @@ def test_capabilities_say_what_can_be_asked(client: Client):
     told = client.get("/api/capabilities").json()
     assert [model["name"] for model in told["models"]] == ["tiny"]
     assert told["prompts"]["entity-description"]["placeholder"] == "x"
-    assert set(told["questions"]) == {question["kind"] for question in QUESTIONS.values()}
+    assert set(told["questions"]) == {question["kind"] for question in (QUESTIONS | OF_FILES).values()}
     routes = client.get("/api/openapi.json").json()["paths"]
     assert {"/api/ask", "/api/capabilities", "/api/runs", "/api/tokens", "/api/command"} <= routes.keys()
+    assert {"/api/circuits/{name}", "/api/coders/{name}"} <= routes.keys()
 
 
 def test_tokens_are_those_of_the_model(client: Client):

@@ -6,29 +6,44 @@ outside its folder was read, a page elsewhere overwrote a graph, and half a requ
 
 import itertools
 import json
+import random
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 import pytest
 
 from bathyscope.web.access import Access
 from bathyscope.web.connections import PromptProtocol
 from bathyscope.web.guards import Guard
+from bathyscope.web.models import Models
+from bathyscope.web.opened import OpenedCircuit, OpenedCoder
+from circuits_by_hand import circuit_by_hand
+from conftest import tiny_model
 from web_server import TEXT, Client, running
 
 EVIL = "http://evil.example"
 HIDDEN = "a secret that no request may read"
 
 
+def with_files(folder: Path) -> Models:
+    """A model, a graph, and a coder of which nothing was read; their paths lead to what no request may read."""
+    secret = str(folder / "secret.txt")
+    graph = circuit_by_hand()
+    circuits = {"graph": OpenedCircuit(graph.view(), secret, graph)}
+    coders = {"latents": OpenedCoder(secret, "resid_post.1", 8)}
+    return Models({"tiny": tiny_model("llama")}, {"tiny": "./tiny"}, circuits=circuits, coders=coders)
+
+
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     folder = tmp_path_factory.mktemp("web")
     (folder / "secret.txt").write_text(HIDDEN)
-    with running(folder, body_seconds=0.5) as server:
+    with running(folder, body_seconds=0.5, models=with_files(folder)) as server:
         yield Client(server).enter()
 
 
@@ -161,7 +176,17 @@ def test_3_a_drop_at_a_time_is_no_request_either(client: Client, monkeypatch: py
 
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "FOO"]
-ROUTES = ["/", "/api/health", "/api/enter", "/api/ask", "/api/runs", "/api/runs/0123456789abcdef", "/api/openapi.json"]
+ROUTES = [
+    "/",
+    "/api/health",
+    "/api/enter",
+    "/api/ask",
+    "/api/runs",
+    "/api/runs/0123456789abcdef",
+    "/api/openapi.json",
+    "/api/circuits/graph",
+    "/api/coders/latents",
+]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -214,7 +239,14 @@ def test_these_tests_can_fail(stranger: Client, monkeypatch: pytest.MonkeyPatch)
 
 def test_without_the_cookie_only_health_answers(stranger: Client):
     assert stranger.get("/api/health").json()["status"] == "ok"
-    for route in ("/api/capabilities", "/api/runs", "/api/openapi.json", "/api/anything"):
+    for route in (
+        "/api/capabilities",
+        "/api/runs",
+        "/api/openapi.json",
+        "/api/circuits/graph",
+        "/api/coders/latents",
+        "/api/anything",
+    ):
         assert stranger.get(route).status == 401
     for cookie in ("bathyscope=1", f"bathyscope-{stranger.port}=guess", "\x01=;;", f"bathyscope-{stranger.port}="):
         assert stranger.get("/api/runs", Cookie=cookie).status == 401
@@ -246,6 +278,112 @@ def test_every_answer_says_what_a_page_may_load(client: Client, stranger: Client
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert answer.headers["referrer-policy"] == "no-referrer"
         assert not {name for name in answer.headers if name.startswith("access-control")}
+
+
+# What is named
+
+
+PARTS = [
+    "graph",
+    "latents",
+    "secret.txt",
+    "..",
+    ".",
+    "",
+    "\x00",
+    "\u202e",
+    "\ud7ff",
+    "CON",
+    "a" * 90,
+    "graph.json",
+    "%",
+    "'",
+    "\n",
+]
+SLASHES = ["/", "\\", "%2f", "%5c", "%252f", "\u2215", "\uff0f", ";", "//"]
+
+
+def encodings(n: int) -> list[str]:
+    """Odd names, and paths out of everywhere, in odd encodings; each is another."""
+    draw = random.Random(8)
+    found: dict[str, None] = {}
+    while len(found) < n:
+        parts = [draw.choice(PARTS) for _ in range(draw.randrange(1, 6))]
+        text = draw.choice(SLASHES).join(parts) if draw.random() < 0.8 else "".join(parts)
+        how = draw.randrange(4)
+        if how == 0:
+            text = quote(text, safe="/%")
+        elif how == 1:
+            text = "".join(f"%{byte:02x}" for byte in text.encode())
+        elif how == 2:
+            text = quote(quote(text, safe=""), safe="")
+        else:
+            text = "".join(quote(one, safe="") if draw.random() < 0.5 or not "!" <= one <= "~" else one for one in text)
+        found.setdefault(text)
+    return [one for one in found if unquote(one) not in ("graph", "latents")]
+
+
+def test_no_encoding_of_a_name_is_more_than_a_name(client: Client, caplog: pytest.LogCaptureFixture):
+    opened: list[object] = []
+    watching = True
+
+    def hear(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event == "open" and isinstance(arguments[0], str):
+            opened.append(arguments[0])
+
+    names = encodings(520)
+    assert len(names) >= 500
+    sys.addaudithook(hear)
+    try:
+        for number, name in enumerate(names):
+            folder = ("circuits", "coders", "runs")[number % 3]
+            method, rest = ("POST", "/again") if folder == "runs" else ("GET", "")
+            head = f"{method} /api/{folder}/{name}{rest} HTTP/1.1\r\nHost: {client.host}\r\nCookie: {client.cookie}\r\n"
+            answer = raw(client, f"{head}Connection: close\r\n\r\n".encode())
+            assert 400 <= status(answer) < 500, (name, answer[:200])
+            assert b"Traceback" not in answer and HIDDEN.encode() not in answer, name
+    finally:
+        watching = False
+    assert opened == [] and caplog.records == []
+    assert client.get("/api/circuits/graph").status == 200
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"kind": "ablate", "circuit": "graph", "features": ["resid_post.9/7@5"]},
+        {"kind": "ablate", "circuit": "../graph", "features": ["resid_post.9/7@5"]},
+        {"kind": "ablate", "circuit": "graph", "features": []},
+        {"kind": "ablate", "circuit": "graph", "features": ["resid_post.9/7@5"] * 65},
+        {"kind": "ablate", "circuit": "graph", "features": ["resid_post.9/7@5\n"]},
+        {"kind": "ablate", "circuit": "graph", "features": ["/etc/passwd@1"]},
+        {"kind": "ablate", "circuit": "graph", "features": ["resid_post.9/error@5"]},
+        {"kind": "ablate", "circuit": "graph", "features": ["resid_post.9/7@5"], "value": 1e300},
+        {"kind": "ablate", "circuit": "graph", "features": ["resid_post.9/7@5"], "pairs": 0},
+        {"kind": "ablate", "circuit": "graph", "features": ["resid_post.9/7@5"], "path": "secret.txt"},
+        {"kind": "steer", "coder": "latents", "latent": 1, "text": "x", "factors": [1]},
+        {"kind": "steer", "coder": "secret.txt", "latent": 1, "text": "x", "factors": [1]},
+        {"kind": "steer", "coder": "latents", "latent": -1, "text": "x", "factors": [1]},
+        {"kind": "steer", "coder": "latents", "latent": 1, "text": "x", "factors": []},
+        {"kind": "steer", "coder": "latents", "latent": 1, "text": "x" * 20_001, "factors": [1]},
+        {"kind": "steer", "coder": "latents", "latent": 1, "text": "x", "factors": [1], "new_tokens": 65},
+        {"kind": "features", "coder": "latents"},
+    ],
+)
+def test_a_question_of_what_is_not_there_is_refused(asked: dict[str, object], client: Client):
+    answer = client.post("/api/ask", asked)
+    told = answer.json() if answer.status == 422 else answer.message("error")
+    assert answer.status in (200, 422) and HIDDEN not in json.dumps(told) and "internal" not in json.dumps(told)
+    assert client.post("/api/command", {"question": asked}).status == 422
+
+
+def test_a_body_for_what_takes_none_is_bounded_like_any_other(client: Client):
+    for route in ("/api/circuits/graph", "/api/coders/latents"):
+        said = f"Host: {client.host}\r\nCookie: {client.cookie}\r\nContent-Length: 99999999\r\n\r\n"
+        assert status(raw(client, f"GET {route} HTTP/1.1\r\n{said}".encode())) == 413
+        assert client.ask("GET", route, b"{}", {"Content-Type": "text/plain"}).status == 415
+        for method in ("POST", "DELETE"):
+            assert client.ask(method, route).status in (404, 405)
 
 
 # How much

@@ -1,8 +1,10 @@
-// Two builds of one renderer: the app, and a page that needs nothing but itself.
+// Three builds of one renderer: the app, a page that needs nothing but itself, and a notebook's widget.
 import { createHash } from "node:crypto";
+import { fileURLToPath } from "node:url";
 import { svelte } from "@sveltejs/vite-plugin-svelte";
 import { defineConfig } from "vite";
 
+const library = (folder) => fileURLToPath(new URL(`../src/bathyscope/${folder}`, import.meta.url));
 const OUT = "../src/bathyscope/web/dist";
 
 /** Puts script and style of the page into export.html; what a result is goes into its one slot. */
@@ -39,17 +41,22 @@ function onePage() {
   };
 }
 
+const library_of = (name, format) => ({
+  lib: { entry: `src/${name}.ts`, formats: [format], name: "bathyscope", fileName: () => `${name}.js`, cssFileName: name },
+});
+
 export default defineConfig(({ mode }) => ({
-  plugins: [svelte(), ...(mode === "view" ? [onePage()] : [])],
+  // What the library's own saved pages are drawn with.
+  resolve: { alias: { "#circuits": library("circuits/viewer"), "#latents": library("sae/reading") } },
+  // In a notebook a component's style stands where the component does.
+  plugins: [svelte(mode === "widget" ? { compilerOptions: { css: "injected" } } : {}), ...(mode === "view" ? [onePage()] : [])],
   build: {
     outDir: OUT,
-    emptyOutDir: mode !== "view",
+    emptyOutDir: mode === "production",
     modulePreload: false,
     target: "es2022",
     assetsInlineLimit: 0,
-    license: mode === "view" ? false : { fileName: "licenses.txt" },
-    ...(mode === "view"
-      ? { lib: { entry: "src/view.ts", formats: ["iife"], name: "bathyscope", fileName: "view", cssFileName: "view" } }
-      : {}),
+    license: mode === "production" ? { fileName: "licenses.txt" } : false,
+    ...(mode === "view" ? library_of("view", "iife") : mode === "widget" ? library_of("widget", "es") : {}),
   },
 }));

@@ -63,7 +63,7 @@ def script_page(title: str, style: str, script: str, data: Any, *, images: bool 
     Args:
         title: of the page.
         style: CSS.
-        script: reads the JSON in the element `data`, and takes texts for text only.
+        script: a module that reads the JSON in the element `data`, and takes texts for text only.
         data: JSON values.
         images: whether images that the script itself made may be shown.
 
@@ -84,7 +84,7 @@ def script_page(title: str, style: str, script: str, data: Any, *, images: bool 
         f"<title>{shown}</title><style>{style}</style></head><body>"
         "<noscript>This page needs its own script, which is inside it, to be run.</noscript>"
         f'<script type="application/json" id="data">{embedded_json(data)}</script>'
-        f"<script>{script}</script></body></html>\n"
+        f'<script type="module">{script}</script></body></html>\n'
     )
 
 

@@ -9,6 +9,8 @@ export type Lost = "gone" | "stranger";
 export class Asking {
   state = $state<"idle" | "waiting" | "running" | "done" | "cancelled" | "failed">("idle");
   ahead = $state(0);
+  /** How much of the work is done, where that is told. */
+  share = $state<number | null>(null);
   drawn = $state.raw<Picture[]>([]);
   tokens = $state.raw<string[]>([]);
   result = $state.raw<Result | null>(null);
@@ -39,7 +41,7 @@ export class Asking {
     const began = performance.now();
     this.question = question;
     this.state = "waiting";
-    this.failure = this.result = this.seconds = this.first = null;
+    this.failure = this.result = this.seconds = this.first = this.share = null;
     let at: ReturnType<typeof emptyPicture>["at"] = [];
     try {
       for await (const message of stream(path, question ?? {}, stop.signal)) {
@@ -73,6 +75,7 @@ export class Asking {
   }
 
   #told(message: Message) {
+    if (message.event === "progress") this.share = message.done / Math.max(1, message.of);
     if (message.event === "queued") this.ahead = message.ahead;
     if (message.event === "started") this.state = "running";
     if (message.event === "cancelled") this.state = "cancelled";

@@ -13,6 +13,8 @@ export interface Cell {
   heat: number | null;
   state: "empty" | "growing" | "done";
   note?: string;
+  /** It says something else than the same cell of what it is compared with. */
+  differs?: boolean;
   candidates: Candidate[];
   controls: { name: string; text: string }[];
 }
@@ -96,7 +98,23 @@ export function grown(picture: Picture, at: ReturnType<typeof placed>["at"], mes
 export function pictures(result: Result): Picture[] {
   if (result.kind === "patchscope") return [ofPatchscope(result)];
   if (result.kind === "lens") return [ofLens(result)];
-  return result.maps.map((map) => ofMap(result, map));
+  return result.kind === "causal" ? result.maps.map((map) => ofMap(result, map)) : [];
+}
+
+/** Pictures whose cells are marked where another answer has another text, or no such cell; and how many are. */
+export function compared(drawn: Picture[], other: Picture[]): { marked: Picture[]; differ: number; of: number } {
+  let [differ, of] = [0, 0];
+  const marked = drawn.map((picture, number) => {
+    const cells = new Map<string, Cell>();
+    for (const [key, cell] of picture.cells) {
+      const differs = cell.text !== other[number]?.cells.get(key)?.text;
+      differ += Number(differs);
+      of += 1;
+      cells.set(key, { ...cell, differs });
+    }
+    return { ...picture, cells };
+  });
+  return { marked, differ, of };
 }
 
 const modelsOf = (result: Result) => [...new Set(result.provenance.models.map((one) => one.model))].join(" to ");

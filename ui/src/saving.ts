@@ -20,15 +20,15 @@ export function csv(drawn: Picture[]): string {
   return lines.map((line) => line.map(csvCell).join(",")).join("\r\n") + "\r\n";
 }
 
-export function download(name: string, type: string, content: string): void {
+export function download(name: string, type: string, content: string | Blob): void {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([content], { type }));
+  link.href = URL.createObjectURL(content instanceof Blob ? content : new Blob([content], { type }));
   link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-export async function savePage(result: Result): Promise<void> {
+export async function savePage(name: string, result: Result): Promise<void> {
   const template = await (await fetch("/export.html")).text();
-  download(`bathyscope-${result.kind}.html`, "text/html", page(template, result));
+  download(`${name}.html`, "text/html", page(template, result));
 }

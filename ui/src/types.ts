@@ -22,6 +22,7 @@ export interface Failure {
 export type Message =
   | { event: "queued"; ahead: number }
   | { event: "started" | "cancelled" }
+  | { event: "progress"; done: number; of: number }
   | { event: "plan"; tokens: string[]; cells: [number, number, number | null][] }
   | { event: "texts"; texts: Record<string, string> }
   | { event: "cells"; cells: [number, Reading][] }
@@ -56,6 +57,22 @@ export interface SignedMap {
   rows: [string, (number | null)[]][];
 }
 
+/** Logit difference and accuracy, of all pairs and by case. */
+export interface OfPairs {
+  logit_difference: number;
+  accuracy: number;
+  by_case: Record<string, [number, number]>;
+}
+
+export interface SteeredText {
+  direction: "none" | "direction" | "random";
+  factor: number;
+  text: string;
+  kl: number;
+  next_token: string;
+  probability: number;
+}
+
 interface Provenance {
   models: { model: string; n_layers: number }[];
   spec: Record<string, any>;
@@ -74,6 +91,8 @@ export type Result = { provenance: Provenance; run?: string | null } & (
       notes: string[];
       maps: SignedMap[];
     }
+  | { kind: "circuit-edit"; rows: { change: string; predicted: number; measured: number }[]; before: OfPairs; after: OfPairs; controls: number[] }
+  | { kind: "steering"; prompt: string; site: string; norm: number; rows: SteeredText[] }
 );
 
 export interface Capabilities {
@@ -82,6 +101,27 @@ export interface Capabilities {
   prompts: Record<string, { text: string; placeholder: string }>;
   controls: string[];
   lenses: string[];
+  circuits: OpenedCircuit[];
+  coders: OpenedCoder[];
+}
+
+export interface OpenedCircuit {
+  name: string;
+  title: string;
+  model: string | null;
+  /** How many pairs latents can be ablated in; 0 of a graph that is looked at only. */
+  pairs: number;
+}
+
+export interface OpenedCoder {
+  name: string;
+  site: string;
+  n_latents: number;
+  model: string | null;
+  /** Whether there is something to browse, */
+  read: boolean;
+  /** and the coder itself to steer with. */
+  steers: boolean;
 }
 
 export interface Run {
@@ -95,4 +135,4 @@ export interface Run {
   models: string[];
 }
 
-export type Question = { kind: string } & Record<string, string | number | string[]>;
+export type Question = { kind: string } & Record<string, string | number | string[] | number[]>;

@@ -15,9 +15,10 @@ from torch import Tensor
 from bathyscope.circuits.attributions import feature_attributions
 from bathyscope.circuits.edit_result import Change, EditResult
 from bathyscope.circuits.examples import Examples
-from bathyscope.circuits.features import Basis, Latents, flat
+from bathyscope.circuits.features import Basis, Latents
 from bathyscope.circuits.placing import coder_site
 from bathyscope.circuits.runs import measured
+from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import UsageError
 from bathyscope.forward import run
 from bathyscope.generation import Progress, generate
@@ -49,6 +50,7 @@ def edit_features(  # noqa: PLR0913 (what is changed, and what it is measured on
     steps: int = 8,
     seed: int = 0,
     progress: Progress | None = None,
+    stop: Stop | None = None,
 ) -> EditResult:
     """Set latents to values, and measure what becomes of pairs, of a text, and of what the model writes.
 
@@ -64,9 +66,11 @@ def edit_features(  # noqa: PLR0913 (what is changed, and what it is measured on
         steps: points between the runs for integrated gradients, of which the prediction is made.
         seed: of which other latents are set for comparison.
         progress: called with the runs that are done and all of them.
+        stop: looked at between sites and between runs.
 
     Raises:
         UsageError: no change, a site without a coder, a latent or a position that is not there.
+        CancelledError: `stop` said so.
     """
     began = time.perf_counter()
     by_site = _checked(model, coders, changes, examples)
@@ -78,11 +82,13 @@ def edit_features(  # noqa: PLR0913 (what is changed, and what it is measured on
             str(replace(changes[0], position=None)).partition(" ")[0],
         )
     bases: dict[Site, Basis] = {site: Latents(coder) for site, coder in by_site.items()}
-    predicted, active = _predicted(model, examples, bases, changes, steps)
+    predicted, active = _predicted(examples, bases, changes, steps, stop)
     others = [_others(changes, active, seed * DRAWS + draw) for draw in range(DRAWS)]
     runs = [[], changes, *([one] for one in changes), *others]
     found = []
     for done, one in enumerate(runs, 1):
+        if stop is not None and (stop.now or stop.soon):
+            raise CancelledError("the edit was stopped", f"{done - 1} of {len(runs)} runs are done")
         found.append(_differences(model, examples, _writes(model, by_site, one)))
         if progress is not None:
             progress(done, len(runs))
@@ -150,30 +156,29 @@ def _checked(
 
 
 def _predicted(
-    model: Model, examples: Examples, bases: Mapping[Site, Basis], changes: Sequence[Change], steps: int
-) -> tuple[list[float], dict[Site, list[int]]]:
-    """What attributions say of each change, and which latents are active at each site."""
-    found = feature_attributions(examples, bases, steps=steps)
-    _, read = read_starts(model, examples.clean, [EMBEDDING_LAYER], list(bases))
-    values = {site: basis.features(flat(read[site], basis, site)) for site, basis in bases.items()}
+    examples: Examples, bases: Mapping[Site, Basis], changes: Sequence[Change], steps: int, stop: Stop | None
+) -> tuple[list[float], list[list[int]]]:
+    """What attributions say of each change, and which latents are active where it is made."""
+    found = feature_attributions(examples, bases, steps=steps, stop=stop)
+    values = {site: basis.features(found.ends[site].clean) for site, basis in bases.items()}
     pulled = {site: basis.pulled(found.gradients[site]) for site, basis in bases.items()}
-    predicted = []
+    predicted, active = [], []
     for one in changes:
-        site = model.site(one.site)
+        site = examples.model.site(one.site)
         where = slice(None) if one.position is None else slice(one.position, one.position + 1)
         change = one.value - values[site][:, where, one.latent]
         predicted.append(float((pulled[site][:, where, one.latent] * change).sum(1).mean()))
-    active = {site: (value != 0).any(0).any(0).nonzero().flatten().tolist() for site, value in values.items()}
+        active.append((values[site][:, where] != 0).any(0).any(0).nonzero().flatten().tolist())
     return predicted, active
 
 
-def _others(changes: Sequence[Change], active: Mapping[Site, Sequence[int]], seed: int) -> list[Change]:
-    """The same changes of other latents that are active in the pairs."""
+def _others(changes: Sequence[Change], active: Sequence[Sequence[int]], seed: int) -> list[Change]:
+    """The same changes of other latents that are active where these are made: of silent ones they would say nothing."""
     generator = torch.Generator().manual_seed(seed)
     own = {(one.site, one.latent) for one in changes}
     found = []
-    for one in changes:
-        pool = [latent for latent in active[Site.parse(one.site)] if (one.site, latent) not in own]
+    for one, there in zip(changes, active, strict=True):
+        pool = [latent for latent in there if (one.site, latent) not in own]
         if pool:
             drawn = pool[int(torch.randint(len(pool), (1,), generator=generator))]
             found.append(replace(one, latent=drawn))

@@ -1,5 +1,6 @@
 """`bathyscope circuit edit`: what a model does with some latents set to a value."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -10,14 +11,15 @@ from bathyscope.cli.options import circuit
 from bathyscope.cli.showing import show_or_save
 
 if TYPE_CHECKING:
-    from bathyscope.circuits import EditResult
+    from bathyscope.circuits import CircuitResult, EditResult, Examples
+    from bathyscope.model import Model
 
 
 def command(
     file: circuit.File,
     *,
-    pairs: circuit.PairsFile,
     changes: circuit.Changes,
+    pairs: circuit.EditPairs = None,
     coders: circuit.ItsCoders = None,
     limit: circuit.Limit = None,
     text: circuit.EditText = None,
@@ -40,6 +42,7 @@ def command(
     to other latents that are active in the pairs.
 
     Examples:
+      bathyscope circuit edit circuit.json --set resid_post.8/281@1
       bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.8/281
       bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.8/281=9 --prompt "The boats"
       bathyscope circuit edit circuit.json --pairs others.jsonl --set resid_post.8/281 --text news.txt --json
@@ -49,8 +52,9 @@ def command(
     if out is not None:
         choices.check_out(out, ".json", ".html")
         choices.check_writable(out.parent)
-    circuit_request.check_pairs(pairs)
-    from bathyscope.circuits import Change, edit_features, read_examples
+    if pairs is not None:
+        circuit_request.check_pairs(pairs)
+    from bathyscope.circuits import Change, edit_features
 
     asked = [Change.parse(one) for one in changes]
     texts = None if text is None else text_files.documents(text, "text", None)
@@ -59,14 +63,13 @@ def command(
     read = circuit_request.open_its_model(
         found, model, revision=revision, dtype=dtype, attention=attention, shown=shown
     )
-    with choices.refusing():
-        examples = read_examples(read, pairs, limit=limit, length=len(found.positions))
+    examples = _examples(read, found, pairs, limit)
     with terminal.progress("editing", shown=shown, per_cell=1, unit="runs") as tick:
         result = edit_features(
             read,
             list(theirs.values()),
             asked,
-            examples.examples,
+            examples,
             texts=texts,
             n_tokens=tokens,
             prompts=prompts or (),
@@ -75,6 +78,16 @@ def command(
             progress=tick,
         )
     show_or_save(result, as_json=as_json, out=out, show=_show)
+
+
+def _examples(model: "Model", found: "CircuitResult", pairs: Path | None, limit: int | None) -> "Examples":
+    """The pairs of a file, or those that the circuit was found on."""
+    from bathyscope.circuits import examples_of, read_examples
+
+    with choices.refusing():
+        if pairs is None:
+            return examples_of(model, found.pairs[:limit])
+        return read_examples(model, pairs, limit=limit, length=len(found.positions)).examples
 
 
 def _show(result: "EditResult", console: Console) -> None:

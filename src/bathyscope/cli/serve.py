@@ -4,7 +4,7 @@ import typer
 
 from bathyscope.cli import options, terminal
 from bathyscope.cli.opening import open_model
-from bathyscope.cli.options.serve import NoBrowser, Port, ServedModels
+from bathyscope.cli.options.serve import CircuitCoders, Circuits, Coders, Features, NoBrowser, Port, ServedModels
 from bathyscope.embedded import EMBEDDED_NAME
 from bathyscope.errors import UsageError
 
@@ -12,6 +12,10 @@ from bathyscope.errors import UsageError
 def command(
     *,
     model: ServedModels = None,
+    circuit: Circuits = None,
+    coders: CircuitCoders = None,
+    coder: Coders = None,
+    features: Features = None,
     port: Port = 0,
     no_browser: NoBrowser = False,
     dtype: options.Dtype = None,
@@ -26,6 +30,8 @@ def command(
     Examples:
       bathyscope serve
       bathyscope serve --model gpt2 --port 8000 --no-browser
+      bathyscope serve --circuit circuit.json
+      bathyscope serve --coder coders/resid_post.8
     """
     del debug  # its callback has done the work
     try:
@@ -33,16 +39,19 @@ def command(
         from bathyscope.web.server import WebServer
     except ImportError:
         raise UsageError("the web app needs FastAPI and uvicorn", "an extra", 'pip install "bathyscope[web]"') from None
+    from bathyscope.cli.served_files import ServedFiles
     from bathyscope.store import Store
     from bathyscope.web.models import Models
 
     files = assets()  # what is missing is told before a model is waited for
-    named = {name or EMBEDDED_NAME: name for name in (model or [None])}
+    opened = ServedFiles(circuit, coders, coder, features)
+    named = {name or EMBEDDED_NAME: name for name in (model or opened.models())}
     shown = terminal.may_animate(as_json=False)
     loaded = {title: open_model(name, dtype=dtype, attention=attention, shown=shown) for title, name in named.items()}
+    models = Models(loaded, named, circuits=opened.circuits(loaded), coders=opened.coders(loaded))
 
     with Store() as store:
-        server = WebServer(Models(loaded, named), store, port=port, files=files)
+        server = WebServer(models, store, port=port, files=files)
 
         def started() -> None:
             typer.echo(server.access.link())

@@ -27,6 +27,8 @@ def command(
     layer: attribution.Layer = None,
     at: attribution.AtEach = "last",
     saved: attribution.Saved = None,
+    coder: attribution.LatentCoder = None,
+    latent: attribution.Latent = None,
     keep: attribution.Keep = None,
     factors: attribution.Factors = "-2,-1,1,2",
     new_tokens: options.NewTokens = None,
@@ -42,21 +44,27 @@ def command(
     """Let a model write while a direction is added at every token.
 
     The direction is the mean of the positive prompts less that of the
-    negative ones, at one layer. Beside each factor stands a random direction
-    of the same length, and beside all the text with nothing added.
+    negative ones, at one layer, or what one latent of a sparse coder writes.
+    Beside each factor stands a random direction of the same length, and
+    beside all the text with nothing added.
 
     Examples:
       bathyscope steer "I think the film was" --positive "I love it" --negative "I hate it"
       bathyscope steer "The weather is" --positive "So warm" --negative "So cold" --factors -3,3 --keep warm.json
       bathyscope steer "The weather is" --direction warm.json --factors 2 --json
+      bathyscope steer "The weather is" --coder coders/resid_post.8 --latent 281 --factors 20,40
     """
     del debug  # its callback has done the work
     numbers = _factors(factors)
     _check(positive, negative, saved, layer, keep)
+    _check_latent(coder, latent, given=bool(positive or negative or saved or layer is not None))
     effects.check((prompt, *(positive or ()), *(negative or ())), (), None, revision, model, out)
     shown = terminal.may_animate(as_json=as_json)
     read = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
-    direction = _direction(read, positive, negative, layer, at, saved)
+    if coder is not None and latent is not None:
+        direction = _of_latent(read, coder, latent)
+    else:
+        direction = _direction(read, positive, negative, layer, at, saved)
     if keep is not None:
         direction.save(keep)
         terminal.note(f"the direction is kept as {keep}")
@@ -81,11 +89,28 @@ def _check(
     """Refuse what is no direction, or two."""
     if saved is not None and (positive or negative or layer is not None):
         raise UsageError("--direction was given with prompts or a layer", "it has its own", "--direction FILE alone")
-    if saved is None and not (positive and negative):
+    if saved is None and bool(positive) != bool(negative):
         raise UsageError("a direction needs prompts of both sides", "", '--positive "I love it" --negative "I hate it"')
     if keep is not None:
         choices.check_out(keep, ".json", option="--keep")
         choices.check_writable(keep.parent)
+
+
+def _check_latent(coder: str | None, latent: int | None, *, given: bool) -> None:
+    """Refuse half a latent, one beside another direction, and no direction at all."""
+    if (coder is None) != (latent is None):
+        raise UsageError("one of --coder and --latent was given", "a latent needs both", "--coder DIR --latent N")
+    if coder is not None and given:
+        raise UsageError("--coder was given with another direction", "", "--coder DIR --latent N alone")
+    if coder is None and not given:
+        raise UsageError("a direction needs prompts of both sides", "", '--positive "I love it" --negative "I hate it"')
+
+
+def _of_latent(model: "Model", coder: str, latent: int) -> "Direction":
+    from bathyscope.cli.sae_features import open_coder
+    from bathyscope.sae import latent_direction
+
+    return latent_direction(model, open_coder(coder), latent)
 
 
 def _direction(

@@ -5,6 +5,7 @@ from bathyscope.sae.coder import SparseCoder
 from bathyscope.sae.evaluate import evaluate_coder, evaluate_coders
 from bathyscope.sae.evaluation import CoderEvaluation, CoderEvaluations
 from bathyscope.sae.formats import coder_folders, load_coder, save_coder
+from bathyscope.sae.latent_steering import latent_direction
 from bathyscope.sae.losses import Loss
 from bathyscope.sae.probing_latents import Absorption, SparseProbing, absorption, sparse_probing
 from bathyscope.sae.reading import LatentReadings, describe_latents, nearest_latents, promoted_tokens, read_latents
@@ -72,6 +73,7 @@ __all__ = [
     "describe_latents",
     "evaluate_coder",
     "evaluate_coders",
+    "latent_direction",
     "load_coder",
     "nearest_latents",
     "promoted_tokens",

@@ -26,7 +26,7 @@ class Direction(Result):
     Args:
         site: where it was found, and is added.
         vector: (d_model,), of the length that was found.
-        n_positives: how many prompts were averaged on the one side.
+        n_positives: how many prompts were averaged on the one side; 0 where none was, as of a latent.
         n_negatives: how many on the other.
         provenance: model, its weights' fingerprint, the prompts' token ids, versions.
 
@@ -87,11 +87,11 @@ class Direction(Result):
         """A table of what it is."""
         asked = self.provenance["spec"]
         return pages.grid(
-            heading="A difference of means",
+            heading="A difference of means" if "positives" in asked else f"The direction of latent {asked['latent']}",
             facts={"model": self.provenance["models"][0]["model"], "site": self.site, "norm": f"{self.norm:.3f}"},
             corner="side",
             columns=["prompts"],
-            rows={side: ["\n".join(asked[side])] for side in ("positives", "negatives")},
+            rows={side: ["\n".join(asked[side])] for side in ("positives", "negatives") if side in asked},
         )
 
 

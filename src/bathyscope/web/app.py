@@ -1,6 +1,6 @@
 """The server's routes: thin ones, whose work is done by the library's public functions.
 
-No route takes a path, a URL or the name of a model that is not served; a run is named by its hash.
+No route takes a path, a URL or the name of what is not served; a run is named by its hash.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from bathyscope.web.assets import Asset
 from bathyscope.web.guards import Guard
 from bathyscope.web.limits import BODY_BYTES, BODY_SECONDS, Limits
 from bathyscope.web.models import Models
+from bathyscope.web.opened import NAME
 from bathyscope.web.page import drawn
 from bathyscope.web.streams import Stream
 from bathyscope.web.worker import BusyError, Job, Worker
@@ -39,6 +40,7 @@ MOST_RUNS = 200
 
 api = APIRouter(prefix="/api")
 RunId = Annotated[str, Path(pattern="^[0-9a-f]{16}$")]
+FileName = Annotated[str, Path(pattern=NAME)]
 
 
 class _Strict(BaseModel):
@@ -112,7 +114,9 @@ async def capabilities(here: Here) -> dict[str, Any]:
         "prompts": {name: {"text": make().text, "placeholder": make().placeholder} for name, make in _prompts()},
         "controls": list(CONTROLS),
         "lenses": list(LensName.__args__),
-        "questions": ["patchscope", "lens", "trace", "patch", "knockout"],
+        "questions": ["patchscope", "lens", "trace", "patch", "knockout", "ablate", "steer"],
+        "circuits": [{"name": name, **one.told()} for name, one in here.models.circuits.items()],
+        "coders": [{"name": name, **one.told()} for name, one in here.models.coders.items()],
         "limits": {"cells": MOST_CELLS, "body_bytes": BODY_BYTES},
     }
 
@@ -149,6 +153,20 @@ async def runs(here: Here) -> dict[str, Any]:
     found = await asyncio.to_thread(here.store.runs)
     newest = sorted(found, key=lambda one: one.created, reverse=True)
     return {"runs": [_listed(one) for one in newest[:MOST_RUNS]], "count": len(found)}
+
+
+@api.get("/circuits/{name}")
+async def circuit(name: FileName, here: Here) -> Response:
+    """A graph as it is drawn: one that was named at the start."""
+    found = here.models.circuit(name)
+    return Response(await asyncio.to_thread(lambda: found.drawn), media_type="application/json")
+
+
+@api.get("/coders/{name}")
+async def coder(name: FileName, here: Here) -> Response:
+    """What a text says of a coder's latents, as columns that the page unpacks."""
+    found = here.models.coder(name)
+    return Response(await asyncio.to_thread(lambda: found.drawn), media_type="application/json")
 
 
 @api.post("/runs/{run}/again")

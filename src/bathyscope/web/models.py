@@ -1,10 +1,11 @@
-"""The models that the server was started with: no request can name another."""
+"""What the server was started with, by name: models, and circuits and coders that are for them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bathyscope.errors import ModelError
+from bathyscope.errors import ModelError, UsageError
 from bathyscope.model import Model
+from bathyscope.web.opened import OpenedCircuit, OpenedCoder
 
 
 class Models:
@@ -13,13 +14,23 @@ class Models:
     Args:
         loaded: by the name that pages show.
         arguments: for each what `--model` or `bathyscope.load` are given; None for the embedded model.
+        circuits: by the name that pages and addresses have.
+        coders: the same of coders.
     """
 
-    def __init__(self, loaded: Mapping[str, Model], arguments: Mapping[str, str | None] | None = None) -> None:
+    def __init__(
+        self,
+        loaded: Mapping[str, Model],
+        arguments: Mapping[str, str | None] | None = None,
+        *,
+        circuits: Mapping[str, OpenedCircuit] | None = None,
+        coders: Mapping[str, OpenedCoder] | None = None,
+    ) -> None:
         self._loaded = dict(loaded)
         self._arguments = dict(arguments or {})
+        self.circuits, self.coders = dict(circuits or {}), dict(coders or {})
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[tuple[str, Model]]:
         return iter(self._loaded.items())
 
     def named(self, name: str | None) -> Model:
@@ -34,6 +45,22 @@ class Models:
             known = ", ".join(self._loaded)
             raise ModelError(f"no model {name[:80]!r} is served", f"there are {known}", "bathyscope serve --model NAME")
         return self._loaded[name]
+
+    def circuit(self, name: str) -> OpenedCircuit:
+        """A circuit by its name.
+
+        Raises:
+            UsageError: it was not named at the start.
+        """
+        return _found(self.circuits, name, "circuit", "--circuit FILE")
+
+    def coder(self, name: str) -> OpenedCoder:
+        """A coder by its name.
+
+        Raises:
+            UsageError: it was not named at the start.
+        """
+        return _found(self.coders, name, "coder", "--coder DIR")
 
     def identify(self) -> None:
         """Read all weights once, which the store names cells by; else the first question would wait for it."""
@@ -55,3 +82,10 @@ class Models:
                 return model
         name = str(loadable.get("name"))
         raise ModelError(f"the run is of {name[:80]!r}, which is not served", "", f"bathyscope serve --model {name}")
+
+
+def _found(there: Mapping[str, Any], name: str, kind: str, option: str) -> Any:
+    if name not in there:
+        known = ", ".join(there) or "none"
+        raise UsageError(f"no {kind} {name[:80]!r} is served", f"there are {known}", f"bathyscope serve {option}")
+    return there[name]

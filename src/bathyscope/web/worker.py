@@ -67,9 +67,11 @@ class Job:
 
     def _put(self, message: dict[str, Any] | None) -> None:
         last = self._told[-1] if self._told else None
+        # Whoever reads slowly needs the latest only, so that what waits for them does not grow.
         if message and last and message["event"] == last["event"] == "texts":
-            # Whoever reads slowly needs the latest texts only, so that what waits for them does not grow.
             last["texts"] = last["texts"] | message["texts"]
+        elif message and last and message["event"] == last["event"] == "progress":
+            last.update(message)
         else:
             self._told.append(message)
         self._changed.set()

@@ -1,7 +1,7 @@
 """The page of a graph: one HTML file to explore it in. No network.
 
-Its script and style stand beside this file. Tokens and labels are hostile: they are in JSON in which no `<` is left,
-and reach the page as text only.
+Its scripts and its style stand beside this file; the web app draws with the same ones, but for `alone.js`. Tokens and
+labels are hostile: they are in JSON in which no `<` is left, and reach the page as text only.
 """
 
 from importlib.resources import files
@@ -17,14 +17,13 @@ def viewer_page(view: View) -> str:
     Args:
         view: what it shows.
     """
-    script, style = (
-        files("bathyscope.circuits.viewer").joinpath(f"viewer.{kind}").read_text("utf-8") for kind in ("js", "css")
-    )
-    return script_page(f"bathyscope: {view.captions[0]}", style, script, page_data(view), images=True)
+    here = files("bathyscope.circuits.viewer")
+    viewer, alone, style = (here.joinpath(name).read_text("utf-8") for name in ("viewer.js", "alone.js", "viewer.css"))
+    return script_page(f"bathyscope: {view.captions[0]}", style, viewer + alone, page_data(view), images=True)
 
 
 def page_data(view: View) -> dict[str, Any]:
-    """What the page's script reads."""
+    """What is drawn, as JSON values."""
     layout = view.layout
     nodes = [
         {**vars(one), "halves": dict(one.halves), "x": round(x, 1), "y": round(y, 1)}

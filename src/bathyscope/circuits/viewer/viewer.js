@@ -1,9 +1,26 @@
-"use strict";
-// Draws the graph in #data: layers upward, tokens across. Whatever is shown goes through textContent: no text of a
-// model, of a file or of an address is ever read as HTML.
-(() => {
-  const began = performance.now();
-  const data = JSON.parse(document.getElementById("data").textContent);
+// Draws a graph: layers upward, tokens across. A saved page and the app show it alike. Whatever is shown goes through
+// textContent: no text of a model, of a file or of an address is ever read as HTML.
+
+/** A picture in SVG as a PNG, twice as fine as the screen, within what browsers can hold. */
+export function pngOf(svg) {
+  return new Promise((done, failed) => {
+    const image = new Image();
+    image.onload = () => {
+      const scale = Math.min(2, 12000 / image.width, 12000 / image.height), canvas = document.createElement("canvas");
+      canvas.width = image.width * scale; canvas.height = image.height * scale;
+      // It is read once and never shown: no graphics card is asked.
+      canvas.getContext("2d", { willReadFrequently: true }).drawImage(image, 0, 0, canvas.width, canvas.height);
+      canvas.toBlob((blob) => blob ? done(blob) : failed(new Error("the picture is too large")));
+    };
+    image.onerror = () => failed(new Error("the picture could not be drawn"));
+    image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(svg)}`;
+  });
+}
+
+/** Draw what `page_data` tells into an element of class "graph". The host keeps what is looked at: `read()` gives the
+ * text that `write(text)` took last; `chosen(keys, name)`, where there is one, is told what is pinned, else looked at. */
+export function graph(root, data, host) {
+  const gone = new AbortController(), { signal } = gone;
   const SVG = "http://www.w3.org/2000/svg", RADIUS = 13, WIDEST = 8, FIRST_EDGES = 250, LONGEST_ADDRESS = 16000;
   const isCircuit = data.measure === "attribution";
   const groupable = (index) => data.nodes[index].kind === "feature" || data.nodes[index].kind === "error";
@@ -42,7 +59,7 @@
   const labelOf = (node) => ownLabel(node) || node.label;
 
   // The page
-  const header = make("header"), stage = make("div", undefined, "stage"), panel = make("aside"), tip = make("div", undefined, "tip gone");
+  const header = make("div", undefined, "head"), stage = make("div", undefined, "stage"), panel = make("aside"), tip = make("div", undefined, "tip gone");
   // Two layers, so that thousands of edges are painted once: they are dimmed and moved as one image.
   const back = draw("svg", { class: "back" }), front = draw("svg", { class: "front" }), names = make("div", undefined, "names");
   const ground = draw("g", {}), edgeLayer = draw("g", {}), litLayer = draw("g", {}), nodeLayer = draw("g", {}), status = make("div", "", "status");
@@ -129,7 +146,7 @@
     const half = item.kind === "group" ? 44 : Math.min(alone ? 200 : 46, 7 + 3.6 * Array.from(name).length), box = { x: -half, y: -12, width: 2 * half, height: 24 };
     g.append(draw("rect", { class: "ring", x: box.x - 3, y: -15, width: box.width + 6, height: 30, rx: 9 }));
     g.append(draw("rect", { class: `box ${item.kind === "group" && item.value !== null ? `rim ${sign(item.value)}` : ""}`, ...box, rx: item.kind === "token" ? 3 : 8 }));
-    g.append(draw("text", { class: "name", y: 4, style: "stroke: none" }, name));
+    g.append(draw("text", { class: "name boxed", y: 4 }, name));
     if (item.kind === "group") g.append(draw("text", { class: "said", y: 25 }, saidOf(item) + short(item)));
     return g;
   }
@@ -196,6 +213,9 @@
     find();
     light(current && current.shown ? current : null);
     remember();
+    if (!host.chosen) return;
+    const pinned = items.filter((item) => pins.has(item.id)), meant = pinned.length ? pinned : current ? [current] : [];
+    host.chosen(meant.flatMap((item) => keys(item.members)), meant.map((item) => visible(nameOf(item))).join(", "));
   }
 
   // One node in words
@@ -360,7 +380,7 @@
     say(text ? "labelled; Save labels keeps it" : "label removed");
   }
   function changed(now = true) { unsaved = now; save.textContent = now ? "Save labels •" : "Save labels"; }
-  addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); });
+  addEventListener("beforeunload", (event) => { if (unsaved) event.preventDefault(); }, { signal });
   function step(x, y) {
     const shown = items.filter((item) => item.shown);
     if (!current || !current.shown) return go(shown.filter((item) => item.size !== null).sort((a, b) => b.size - a.size)[0] || shown[0]);
@@ -525,7 +545,7 @@
   // As it is seen, whole, with each style written where it applies: other programs know no variables.
   function picture() {
     light(null);
-    const head = 30 + 18 * data.captions.length, style = getComputedStyle(document.body);
+    const head = 30 + 18 * data.captions.length, style = getComputedStyle(root);
     const made = draw("svg", { xmlns: SVG, width: Math.ceil(data.width + 20), height: Math.ceil(data.height + head + 30), viewBox: `0 ${-head} ${data.width + 20} ${data.height + head + 30}` });
     made.append(draw("rect", { x: 0, y: -head, width: "100%", height: "100%", fill: style.backgroundColor }));
     data.captions.forEach((caption, line) => made.append(draw("text", { x: 12, y: 24 - head + 18 * line, fill: style.color, "font-size": line ? 12 : 15, "font-family": "DejaVu Sans, Verdana, sans-serif" }, visible(caption))));
@@ -547,17 +567,7 @@
     into.append(copy);
   }
   function png() {
-    const image = new Image(), text = picture();
-    image.onload = () => {
-      // Twice as fine as the screen, within what browsers can hold.
-      const scale = Math.min(2, 12000 / image.width, 12000 / image.height), canvas = make("canvas");
-      canvas.width = image.width * scale; canvas.height = image.height * scale;
-      // It is read once and never shown: no graphics card is asked.
-      canvas.getContext("2d", { willReadFrequently: true }).drawImage(image, 0, 0, canvas.width, canvas.height);
-      canvas.toBlob((blob) => blob ? download(`${data.name}.png`, "image/png", blob) : say("the picture is too large"));
-    };
-    image.onerror = () => say("the picture could not be drawn");
-    image.src = `data:image/svg+xml;charset=utf-8,${encodeURIComponent(text)}`;
+    pngOf(picture()).then((blob) => download(`${data.name}.png`, "image/png", blob), (error) => say(error.message));
   }
 
   // The address keeps what is looked at; what it says is checked as a file's words are.
@@ -572,11 +582,10 @@
     if (search.value) said.set("q", search.value);
     if (current) said.set("at", current.id);
     const text = said.toString();
-    // Inside another page's frame there may be no address to write to.
-    try { if (text.length < LONGEST_ADDRESS) history.replaceState(null, "", `#${text}`); } catch { /* as it was */ }
+    if (text.length < LONGEST_ADDRESS) host.write(text);
   }
   function read() {
-    const said = new URLSearchParams(location.hash.slice(1)), given = said.get("v") === "1";
+    const said = new URLSearchParams(host.read()), given = said.get("v") === "1";
     const parsed = (text) => { try { const one = JSON.parse(text); return Array.isArray(one) ? [one[0], one.slice(1)] : ["", []]; } catch { return ["", []]; } };
     groups = asGroups(given ? said.getAll("group").map(parsed) : Object.entries(data.groups));
     const floor = (name, usual) => { const x = Number(said.get(name)); return given && said.has(name) && Number.isFinite(x) && x >= 0 ? x : usual; };
@@ -633,7 +642,7 @@
     "width: weight", `size: ${data.measure}`, "dashed rim: error", ...(halfNames.length ? [`halves filled by mean activation: ${halfNames.map(visible).join(" | ")}`] : []),
   ];
   function legend() {
-    const box = make("footer"), line = (kind) => put(draw("svg", { viewBox: "0 0 46 20" }), draw("path", { class: `edge ${kind}`, d: "M3 10H43", "stroke-width": 4 }));
+    const box = make("div", undefined, "legend"), line = (kind) => put(draw("svg", { viewBox: "0 0 46 20" }), draw("path", { class: `edge ${kind}`, d: "M3 10H43", "stroke-width": 4 }));
     const disc = (kind) => put(draw("svg", { viewBox: "0 0 46 20" }), draw("circle", { class: "disc", cx: 23, cy: 10, r: 8 }),
       ...(kind ? [] : [draw("path", { class: "half", d: "M23 2 A8 8 0 0 1 23 18 z" })]), draw("circle", { class: `rim plus ${kind}`, cx: 23, cy: 10, r: 8 }));
     const row = (drawing, text) => put(make("div"), drawing, make("span", text));
@@ -643,7 +652,9 @@
   }
 
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || help.open) return;
+    // What stands beside it has keys of its own; from its buttons one comes back by a letter.
+    const beside = event.target !== document.body && !root.contains(event.target), elsewhere = beside && !(event.target.matches("button") && event.key.length === 1);
+    if (event.ctrlKey || event.metaKey || event.altKey || help.open || elsewhere) return;
     const inField = event.target.closest("input:not([type=range])"), onControl = event.target.closest("input, button, summary");
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if (key === "Escape") {
@@ -671,12 +682,11 @@
     else if (Object.hasOwn(acts, key)) acts[key]();
     else return;
     event.preventDefault();
-  });
-  addEventListener("hashchange", read);
-  document.body.append(header, put(make("main"), put(stage, back, front, names, status), legend()), panel, tip, help);
+  }, { signal });
+  root.append(header, put(make("section"), put(stage, back, front, names, status), legend()), panel, tip, help);
   drawGround();
   read();
   fit();
-  addEventListener("resize", fit);
-  document.documentElement.dataset.ready = String(Math.round(performance.now() - began));
-})();
+  addEventListener("resize", fit, { signal });
+  return { read, destroy() { clearTimeout(waiting); clearTimeout(saying); gone.abort(); root.replaceChildren(); } };
+}

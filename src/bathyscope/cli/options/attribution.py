@@ -141,6 +141,27 @@ Saved = Annotated[
         rich_help_panel=DIRECTION,
     ),
 ]
+LatentCoder = Annotated[
+    str | None,
+    typer.Option(
+        "--coder",
+        metavar="DIR",
+        callback=lambda text: text and readable(text),
+        help="Instead of prompts, a latent of the sparse coder in a folder, such as --coder coders/resid_post.12; "
+        "factors are units of its activation.",
+        rich_help_panel=DIRECTION,
+    ),
+]
+Latent = Annotated[
+    int | None,
+    typer.Option(
+        "--latent",
+        metavar="N",
+        min=0,
+        help="Which latent of the coder, such as --latent 281.",
+        rich_help_panel=DIRECTION,
+    ),
+]
 Keep = Annotated[
     Path | None,
     typer.Option(

@@ -30,6 +30,17 @@ PairsFile = Annotated[
         rich_help_panel=GIVEN,
     ),
 ]
+EditPairs = Annotated[
+    Path | None,
+    typer.Option(
+        "--pairs",
+        metavar="FILE",
+        show_default="those that it was found on",
+        help="JSON lines of clean, corrupted, answer, wrong_answer (or clean_prefix, patch_prefix, clean_answer, "
+        "patch_answer): --pairs nounpp.jsonl. Prompts of one length are used, with answers of one token.",
+        rich_help_panel=GIVEN,
+    ),
+]
 Limit = Annotated[
     int | None,
     typer.Option(

@@ -1,12 +1,13 @@
 """Panel "Server": what is served, where, and whether a browser is opened."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bathyscope.cli.choices import model_name
+from bathyscope.cli.choices import model_name, readable
 
-SERVER = "Server"
+SERVER, FILES = "Server", "What is looked at besides"
 
 
 def _each_name(names: list[str] | None) -> list[str] | None:
@@ -21,10 +22,51 @@ ServedModels = Annotated[
         "--model",
         metavar="NAME",
         callback=_each_name,
-        show_default="the embedded model",
+        show_default="those that the files are of, else the embedded model",
         help="A Hugging Face id or a local folder, such as --model gpt2; several where it is given several times. "
         "Pages can ask these models and no others.",
         rich_help_panel=SERVER,
+    ),
+]
+Circuits = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--circuit",
+        metavar="FILE",
+        help="A circuit to look at, whose latents can be ablated, or another graph, such as --circuit circuit.json; "
+        "several where it is given several times.",
+        rich_help_panel=FILES,
+    ),
+]
+CircuitCoders = Annotated[
+    Path | None,
+    typer.Option(
+        "--coders",
+        metavar="DIR",
+        show_default="where they lay",
+        help="Where the circuits' coders lie now, in DIR/SITE: --coders trained.",
+        rich_help_panel=FILES,
+    ),
+]
+Coders = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--coder",
+        metavar="DIR",
+        callback=lambda paths: paths and [readable(path) for path in paths],
+        help="A sparse coder whose latents can be steered with, such as --coder coders/resid_post.12; several where it "
+        "is given several times.",
+        rich_help_panel=FILES,
+    ),
+]
+Features = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--features",
+        metavar="FILE",
+        help="What a text says of a coder's latents, as `bathyscope sae features --out FILE` saves it, to search and "
+        "browse: --features features.json; several where it is given several times.",
+        rich_help_panel=FILES,
     ),
 ]
 Port = Annotated[

@@ -1,9 +1,11 @@
-"use strict";
-// Reads the columns in #data, draws a list of latents of which only what is in sight exists, and one latent beside it.
-// Whatever is shown goes through textContent: no text of a model is ever read as HTML.
-(() => {
-  const began = performance.now();
-  const data = JSON.parse(document.getElementById("data").textContent);
+// Draws a list of latents, of which only what is in sight exists, and one latent beside it. A saved page and the app
+// show them alike. Whatever is shown goes through textContent: no text of a model is ever read as HTML.
+
+/** Draw what `page_data` tells into an element of class "latents"; columns are taken out of it as they are unpacked.
+ * The host keeps what is looked at: `read()` gives the number that `write(number)` took last, or nothing, and
+ * `link(number)` is a latent's address. */
+export function dashboard(root, data, host) {
+  const gone = new AbortController(), { signal } = gone;
   const HEIGHT = 44, SPARE = 8;
   const TYPES = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, f4: Float32Array };
   const unpacked = new Map();
@@ -32,7 +34,10 @@
     return made;
   }
   const put = (into, ...parts) => (into.append(...parts), into);
-  const visible = (word) => word.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/\r/g, "␍") || "∅";
+  // What nobody sees, or what turns text around, is spelled out.
+  const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]/gu;
+  const KNOWN = { "\n": "⏎", "\t": "⇥", "\r": "␍" };
+  const visible = (word) => word.replace(HIDDEN, (one) => KNOWN[one] || `\\u${one.charCodeAt(0).toString(16).padStart(4, "0")}`) || "∅";
   const short = (x) => (x === 0 ? "0" : Math.abs(x) >= 0.01 && Math.abs(x) < 1e5 ? String(+x.toPrecision(3)) : x.toExponential(1));
   const percent = (x) => (x === 0 ? "0 %" : `${+(100 * x).toPrecision(2)} %`);
 
@@ -55,7 +60,7 @@
   };
   let shown = [], picked = -1, found = null;
   const search = make("input"), sort = make("select"), count = make("span");
-  const list = make("div", undefined, "list"), sheet = make("div"), main = make("main");
+  const list = make("div", undefined, "list"), sheet = make("div"), main = make("section");
 
   function haystack(row) {
     if (!found) found = new Array(latents.length);
@@ -108,7 +113,7 @@
       if (top < list.scrollTop) list.scrollTop = top;
       else if (top + HEIGHT > list.scrollTop + list.clientHeight) list.scrollTop = top + HEIGHT - list.clientHeight;
     }
-    if (location.hash !== `#${latents[row]}`) history.replaceState(null, "", `#${latents[row]}`);
+    host.write(latents[row]);
     list.setAttribute("aria-activedescendant", `option-${row}`);
     draw();
     view(row);
@@ -142,7 +147,7 @@
       for (let column = 0; column < data.context; column++) {
         const there = place - data.before + column;
         if (there < starts[low] || there >= starts[low + 1]) continue;
-        const word = make(there === place ? "b" : "span", data.words[text[there]].replace(/\n/g, "⏎")), value = values.get(column);
+        const word = make(there === place ? "b" : "span", visible(data.words[text[there]])), value = values.get(column);
         if (value === undefined) { line.append(word); continue; }
         const hot = make("i");
         hot.style.setProperty("--share", (0.1 + 0.6 * value).toFixed(2));
@@ -171,7 +176,12 @@
     const box = put(make("div"), make("h3", "Nearest by decoder cosine")), cosines = part("nearness", row);
     part("near", row).forEach((latent, rank) => {
       const line = make("div"), other = rowOf.get(latent), link = make("a", String(latent));
-      link.href = `#${latent}`;
+      link.href = host.link(latent);
+      link.addEventListener("click", (event) => {
+        if (other === undefined || event.ctrlKey || event.metaKey || event.shiftKey) return;
+        event.preventDefault();
+        show(other);
+      });
       put(line, link, make("span", `  ${cosines[rank].toFixed(2)}  ${other === undefined ? "" : label(other)}`, "small"));
       box.append(line);
     });
@@ -188,7 +198,7 @@
     const one = data.descriptions[latents[row]];
     if (!one) return make("div");
     const told = `score ${one.score.toFixed(2)} of its largest activation, best of ${one.controls} controls ${one.control.toFixed(2)}; written at layer ${one.layer}, ${one.scale} x`;
-    return put(make("div"), make("h3", "What the model says of it"), make("div", one.says ? one.text : "says nothing", one.says ? "" : "note"), make("div", told, "note"));
+    return put(make("div"), make("h3", "What the model says of it"), make("div", one.says ? visible(one.text) : "says nothing", one.says ? "" : "note"), make("div", told, "note"));
   }
   function view(row) {
     const measured = active[row]
@@ -206,15 +216,17 @@
   }
 
   // The page
+  function show(row) {
+    if (!shown.includes(row)) { search.value = ""; refresh(); }
+    pick(row);
+  }
   function follow() {
-    const asked = Number(location.hash.slice(1)), row = location.hash ? rowOf.get(asked) : undefined;
-    if (row !== undefined) {
-      if (!shown.includes(row)) { search.value = ""; refresh(); }
-      pick(row);
-    } else if (location.hash) main.replaceChildren(make("p", `Latent ${decodeURIComponent(location.hash.slice(1))} is not on this page.`));
+    const asked = host.read(), row = asked ? rowOf.get(Number(asked)) : undefined;
+    if (row !== undefined) show(row);
+    else if (asked) main.replaceChildren(make("p", `Latent ${asked} is not on this page.`));
     else if (shown.length) pick(shown[0], 0);
   }
-  const facts = make("dl"), head = make("header"), nav = make("nav");
+  const facts = make("dl"), head = make("div", undefined, "head"), nav = make("nav");
   for (const [name, text] of Object.entries(data.facts)) put(facts, make("dt", name), make("dd", text));
   put(head, make("h1", data.title), put(make("details"), make("summary", "what was read, and how"), facts));
   search.type = "search"; search.placeholder = "number, token or label"; search.setAttribute("aria-label", "Search latents");
@@ -224,23 +236,26 @@
   keys.title = "up and down go through the list, / searches";
   list.tabIndex = 0; list.setAttribute("role", "listbox"); list.setAttribute("aria-label", "Latents");
   put(nav, put(make("div", undefined, "tools"), search, sort), put(make("div", undefined, "under"), count, keys), put(list, sheet));
-  document.body.append(head, nav, main);
+  nav.setAttribute("aria-label", "Latents");
+  main.setAttribute("aria-label", "One latent");
+  root.append(head, nav, main);
 
   let waiting = 0;
   search.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(refresh, 120); });
   sort.addEventListener("change", refresh);
   list.addEventListener("scroll", draw);
-  addEventListener("resize", draw);
-  addEventListener("hashchange", follow);
+  addEventListener("resize", draw, { signal });
   addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    // What stands beside it has keys of its own; from its buttons one comes back by a letter.
+    const beside = event.target !== document.body && !root.contains(event.target), elsewhere = beside && !(event.target.matches("button") && event.key.length === 1);
+    if (event.ctrlKey || event.metaKey || event.altKey || elsewhere) return;
     const typing = event.target === search || event.target === sort;
     if (event.key === "/" && !typing) { event.preventDefault(); search.focus(); search.select(); }
     else if (event.key === "Escape") { search.blur(); list.focus(); }
     else if (event.key === "Enter" && event.target === search) { clearTimeout(waiting); refresh(); if (shown.length) pick(shown[0], 0); list.focus(); }
     else if ((event.key === "ArrowDown" || event.key === "ArrowUp") && event.target !== sort) { event.preventDefault(); step(event.key === "ArrowDown" ? 1 : -1); }
-  });
+  }, { signal });
   refresh();
   follow();
-  document.documentElement.dataset.ready = String(Math.round(performance.now() - began));
-})();
+  return { follow, destroy() { clearTimeout(waiting); gone.abort(); root.replaceChildren(); } };
+}

@@ -1,8 +1,9 @@
 """The page of a coder: one HTML file with every latent in it, to search, sort and link to. No network.
 
-Its script and style stand beside this file. Data are columns of small integers in base64, and each token's text is
-there once: what 24,000 latents are shown by takes some 20 MB, and is unpacked only where it is looked at. Token
-texts are hostile: they are in JSON in which no `<` is left, and reach the page as text only.
+Its scripts and its style stand beside this file; the web app draws with the same ones, but for `alone.js`. Data are
+columns of small integers in base64, and each token's text is there once: what 24,000 latents are shown by takes some
+20 MB, and is unpacked only where it is looked at. Token texts are hostile: they are in JSON in which no `<` is left,
+and reach the page as text only.
 """
 
 import base64
@@ -30,10 +31,11 @@ def dashboard(columns: Columns, facts: Mapping[str, str]) -> str:
         columns: what it shows.
         facts: what was read, by name.
     """
-    script, style = (
-        files("bathyscope.sae.reading").joinpath(f"dashboard.{kind}").read_text("utf-8") for kind in ("js", "css")
+    here = files("bathyscope.sae.reading")
+    drawing, alone, style = (
+        here.joinpath(name).read_text("utf-8") for name in ("dashboard.js", "alone.js", "dashboard.css")
     )
-    return script_page(f"bathyscope: latents at {columns.site}", style, script, page_data(columns, facts))
+    return script_page(f"bathyscope: latents at {columns.site}", style, drawing + alone, page_data(columns, facts))
 
 
 def packed(values: Tensor) -> list[Any]:

@@ -43,6 +43,10 @@ class Running:
         """What ends it early."""
         return self.job.stop
 
+    def progress(self, done: float, of: float) -> None:
+        """Tell how much is done."""
+        self.job.tell("progress", done=done, of=of)
+
     def planned(self, plan: Plan) -> None:
         """Refuse what would take too long, before anything is run.
 
@@ -71,12 +75,17 @@ class Asked(BaseModel, ABC):
         """Answer it."""
 
     @abstractmethod
-    def arguments(self) -> tuple[list[str], dict[str, Any]]:
+    def arguments(self, models: Models) -> tuple[list[str], dict[str, Any]]:
         """What is typed after the command: texts, and options by name; what is as usual is left out."""
 
     @abstractmethod
     def python(self, models: Models) -> str:
         """The lines of Python that ask the same."""
+
+    def served(self, models: Models) -> str | None:
+        """The model that is asked; that of a circuit or a coder where the question is about one."""
+        del models
+        return self.model
 
     def of_cell(self, layer: int, position: int) -> "Asked":
         """The same question of one cell."""
@@ -91,12 +100,22 @@ class Asked(BaseModel, ABC):
             >>> PatchscopeAsked(text="Marie Curie", at=2, layers="3").shell(Models({}))
             "bathyscope patchscope 'Marie Curie' --at 2 --layers 3"
         """
-        texts, options = self.arguments()
-        options = {**options, "--model": models.argument(self.model)}
-        typed = [part for name, value in options.items() if value is not None for part in _option(name, value)]
+        texts, options = self.arguments(models)
+        options = {**options, "--model": models.argument(self.served(models))}
+        typed = [part for name, value in options.items() for part in _option(name, value)]
         dashed = any(text.startswith("-") for text in texts)
         words = [*typed, "--", *texts] if dashed else [*texts, *typed]
         return " ".join(map(_quoted, ["bathyscope", *self.command.split(), *words]))
+
+
+def refuse_other(asked: str | None, own: str, what: str) -> None:
+    """Refuse a model that is not the one that a circuit or a coder is for.
+
+    Raises:
+        UsageError: another one was named.
+    """
+    if asked not in (None, own):
+        raise UsageError(f"model {asked[:80]!r} was named", f"the {what} is for {own}", "no model")
 
 
 def loading(models: Models, name: str | None) -> str:
@@ -118,6 +137,10 @@ def _escaped(one: str) -> str:
 
 
 def _option(name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, list):
+        return [part for one in value for part in _option(name, one)]
     if value is True:
         return [name]
     # A value that begins with a dash is told from an option by the sign between.

@@ -39,7 +39,7 @@ class KnockoutAsked(Asked):
         return attention_knockout(model, self.text, metric, **chosen, **options(running, model, self.text))
 
     @override
-    def arguments(self) -> tuple[list[str], dict[str, Any]]:
+    def arguments(self, models: Models) -> tuple[list[str], dict[str, Any]]:
         return [self.text], {
             "--answer": self.answer,
             "--layers": None if self.layers == "all" else self.layers,

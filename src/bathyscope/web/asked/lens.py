@@ -60,7 +60,7 @@ class LensAsked(Asked):
         )
 
     @override
-    def arguments(self) -> tuple[list[str], dict[str, Any]]:
+    def arguments(self, models: Models) -> tuple[list[str], dict[str, Any]]:
         return [self.lens, self.text], {
             "--at": None if self.at == "all" else self.at,
             "--layers": None if self.layers == "all" else self.layers,

@@ -45,7 +45,7 @@ class PatchAsked(Asked):
         )
 
     @override
-    def arguments(self) -> tuple[list[str], dict[str, Any]]:
+    def arguments(self, models: Models) -> tuple[list[str], dict[str, Any]]:
         return [self.text, self.corrupted], {
             "--answer": self.answer,
             "--wrong-answer": self.wrong,

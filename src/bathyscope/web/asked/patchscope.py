@@ -66,7 +66,7 @@ class PatchscopeAsked(Asked):
         return bathyscope.patchscope(source, target, **chosen, controls=self.controls, **options)
 
     @override
-    def arguments(self) -> tuple[list[str], dict[str, Any]]:
+    def arguments(self, models: Models) -> tuple[list[str], dict[str, Any]]:
         own = self.own_prompt is not None
         return [self.text], {
             "--at": None if self.at == "last" else self.at,

@@ -53,7 +53,7 @@ class TraceAsked(Asked):
         )
 
     @override
-    def arguments(self) -> tuple[list[str], dict[str, Any]]:
+    def arguments(self, models: Models) -> tuple[list[str], dict[str, Any]]:
         return [self.text], {
             "--subject": self.subject,
             "--answer": self.answer,
