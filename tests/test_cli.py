@@ -24,7 +24,7 @@ from bathyscope import checks, cli, loading, prompts, results
 from bathyscope.circuits import FindChoices, MaskSettings, find_circuit, learned_circuit, read_examples
 from bathyscope.cli import ladders, opening, options, terminal
 from bathyscope.mappings import Affine, Fit, Term, model_identity
-from bathyscope.patchscopes import PatchscopeResult
+from bathyscope.patchscope_result import PatchscopeResult
 from bathyscope.sae import save_coder
 from bathyscope.sites import residual_site
 from bathyscope.steering import difference_of_means

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from bathyscope import capture, generate, load, processor, run, wrap
-from bathyscope.bypass import can_widen
 from bathyscope.checks import quick_checks
 from bathyscope.errors import InterventionError, SiteError
+from bathyscope.float32_stream import can_widen
 from bathyscope.generation import next_logits
 from bathyscope.interventions import Add, Replace, Write
 from bathyscope.model import Model

@@ -12,7 +12,7 @@ from bathyscope.errors import InterventionError, PositionError, SiteError, Usage
 from bathyscope.interventions import Replace, Write
 from bathyscope.mappings import Identity, NormMatch, Scale
 from bathyscope.model import Model
-from bathyscope.patchscopes import PatchscopeCell, PatchscopeResult
+from bathyscope.patchscope_result import PatchscopeCell, PatchscopeResult
 from bathyscope.prompts import Span, custom, entity_description, prepare, selfie, token_identity
 from bathyscope.readouts import Generate, NextToken
 from bathyscope.sites import Site, residual_site

@@ -108,6 +108,8 @@ def registers_hooks(node: ast.AST) -> bool:
 def replaces_forward(node: ast.AST) -> bool:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "setattr":
         return any(isinstance(argument, ast.Constant) and argument.value == "forward" for argument in node.args)
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+        return isinstance(node.slice, ast.Constant) and node.slice.value == "forward"
     return isinstance(node, ast.Attribute) and node.attr == "forward" and isinstance(node.ctx, ast.Store)
 
 
@@ -224,11 +226,14 @@ def test_the_model_knows_transformers_as_a_type_only():
     assert "transformers" not in outsiders(without_type_checking(model))
 
 
+REPLACING = {"bypass", "float32_stream"}
+
 RULES = {
     # `relevance` changes no output, only its gradient, and at modules that are no sites.
     "hooks are registered only in hooks": (registers_hooks, {"hooks", "relevance"}, "m.register_forward_pre_hook(f)"),
-    "a forward is replaced only in bypass": (replaces_forward, {"bypass"}, "block.forward = f"),
-    "no forward is set by name": (replaces_forward, {"bypass"}, "setattr(block, 'forward', f)"),
+    "a forward is replaced only to bypass or to widen": (replaces_forward, REPLACING, "block.forward = f"),
+    "no forward is set by name": (replaces_forward, REPLACING, "setattr(block, 'forward', f)"),
+    "nor as an entry of a module": (replaces_forward, REPLACING, "block.__dict__['forward'] = f"),
     "nothing is unpickled": (runs_what_it_reads, set(), "import pickle"),
     "torch loads tensors only": (runs_what_it_reads, set(), "torch.load(path)"),
     "and is told so": (runs_what_it_reads, set(), "torch.load(path, weights_only=False)"),
@@ -249,7 +254,7 @@ def test_a_rule_holds_in_every_module_and_can_be_broken(rule: str):
 
 def test_the_files_that_may_have_what_is_met_nowhere_else():
     assert found(modules()["hooks"].tree, registers_hooks)
-    assert found(modules()["bypass"].tree, replaces_forward)
+    assert all(found(modules()[name].tree, replaces_forward) for name in REPLACING)
 
 
 @each_module()

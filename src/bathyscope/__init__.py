@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from bathyscope.lens_result import LensCell, LensResult
     from bathyscope.loading import load, wrap
     from bathyscope.model import Model
+    from bathyscope.patchscope_request import Source, Target
     from bathyscope.patchscope_result import ControlCell, PatchscopeCell, PatchscopeResult
-    from bathyscope.patchscopes import Source, Target, patchscope, plan_patchscope
+    from bathyscope.patchscopes import patchscope, plan_patchscope
     from bathyscope.results import Result
     from bathyscope.sites import Site
     from bathyscope.store import Store
@@ -50,8 +51,9 @@ _WHERE = {
     "lens_result": ("LensCell", "LensResult"),
     "loading": ("load", "wrap"),
     "model": ("Model",),
+    "patchscope_request": ("Source", "Target"),
     "patchscope_result": ("ControlCell", "PatchscopeCell", "PatchscopeResult"),
-    "patchscopes": ("Source", "Target", "patchscope", "plan_patchscope"),
+    "patchscopes": ("patchscope", "plan_patchscope"),
     "store": ("Store",),
     "results": ("Result",),
     "sites": ("Site",),

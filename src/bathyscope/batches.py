@@ -10,11 +10,11 @@ from torch import Tensor
 
 from bathyscope import kv
 from bathyscope.attention import sharing
-from bathyscope.bypass import Float32Stream
 from bathyscope.errors import InterventionError, UsageError
-from bathyscope.hooks import Window
+from bathyscope.float32_stream import Float32Stream
 from bathyscope.interventions import Write
 from bathyscope.model import Model, Prompt, Tokens
+from bathyscope.window import Window
 
 Prompts = Prompt | Sequence[Prompt]
 """One prompt or several."""

@@ -1,12 +1,9 @@
-"""The only file that replaces what modules do: rows that sleep through blocks, and a residual stream in float32.
+"""The only file that bypasses blocks: rows that sleep through them.
 
 A write at layer l of a target prompt changes nothing at or below l but itself. A row that waits for
 such a write need not be computed until then: it wakes at the block after it, with the residual
 stream of the run that all rows have in common. A block computes the rows that are awake, which stand
 first in the batch.
-
-In half precision every block would round the residual stream to its dtype anew. Here only what a
-module with weights is given is rounded; the sums of the residual stream are float32.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from bathyscope.model import HALF, Model
+from bathyscope.model import Model
 
 LOOKING = "transformers.utils.output_capturing"
 """Where hooks come from that stay on a model once its hidden states or attentions were asked for, and only look."""
@@ -49,7 +46,7 @@ class Sleepers:
 
     def __exit__(self, *error: object) -> None:
         for block, former in self._formers:
-            _restore(block, former)
+            restore(block, former)
         self._formers.clear()
 
     def _staggered(self, layer: int, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,51 +68,9 @@ class Sleepers:
         return staggered
 
 
-class Float32Stream:
-    """A residual stream in float32 beside weights in half precision, in force inside a `with` block.
-
-    The first block is given float32, and sums of float32 and half precision are float32. Whatever has
-    weights of its own is given the model's dtype, as its kernels need it. Without effect in other
-    dtypes, and where somebody else's hook or replaced forward expects the model's own.
-
-    Args:
-        model: the model, before any hook of ours is registered.
-    """
-
-    def __init__(self, model: Model) -> None:
-        self._first: nn.Module | None = None
-        self._former: Callable[..., Any] | None = None
-        self._weighted: list[tuple[nn.Module, Callable[..., Any]]] = []
-        if can_widen(model):
-            self._first, blocks = model.blocks[0], set(model.blocks)
-            for module in model.hf.modules():
-                if module not in blocks and any(one is not None for one in module._parameters.values()):
-                    self._weighted.append((module, _given(model.dtype, module.forward)))
-
-    def __enter__(self) -> Self:
-        if self._first is not None:
-            self._former = self._first.__dict__.get("forward")  # it may have rows that sleep
-            self._first.forward = _given(torch.float32, self._first.forward)
-        # Not as attributes: a module's own way to set and delete one takes some milliseconds a pass for all of them.
-        for module, forward in self._weighted:
-            module.__dict__["forward"] = forward
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for module, _ in self._weighted:
-            module.__dict__.pop("forward", None)
-        if self._first is not None:
-            _restore(self._first, self._former)
-
-
-def can_widen(model: Model) -> bool:
-    """Whether a model is in half precision and its residual stream can be kept in float32."""
-    return model.dtype in HALF and not any(_is_foreign(module) for module in model.hf.modules())
-
-
 def can_bypass(model: Model) -> bool:
     """Whether blocks can be bypassed: not those that carry somebody else's hook or replaced forward."""
-    return not any(_is_foreign(block) for block in model.blocks)
+    return not any(is_foreign(block) for block in model.blocks)
 
 
 def is_altered(model: Model) -> bool:
@@ -126,34 +81,49 @@ def is_altered(model: Model) -> bool:
     return any(_is_altered(module) for module in model.hf.modules())
 
 
-def _is_altered(module: nn.Module) -> bool:
-    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    if any(getattr(hook, "__module__", None) != LOOKING for hook in hooks):
-        return True
-    return "forward" in module.__dict__ and not hasattr(module, "_hf_hook")
+def is_foreign(module: nn.Module) -> bool:
+    """Whether a module carries a hook or a replaced forward.
 
+    Args:
+        module: one of the model's.
 
-def _is_foreign(module: nn.Module) -> bool:
-    """Whether a module carries a hook or a replaced forward."""
+    Example:
+        >>> import torch
+        >>> from bathyscope.bypass import is_foreign
+        >>> module = torch.nn.Identity()
+        >>> _ = module.register_forward_hook(print)
+        >>> is_foreign(module), is_foreign(torch.nn.Identity())
+        (True, False)
+    """
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
-def _restore(module: nn.Module, former: Callable[..., Any] | None) -> None:
-    """Put back the forward that a module carried before, or its class's own."""
+def restore(module: nn.Module, former: Callable[..., Any] | None) -> None:
+    """Put back the forward that a module carried before, or its class's own.
+
+    Args:
+        module: one whose forward was replaced.
+        former: the forward that it carried as an attribute; None if it had its class's.
+
+    Example:
+        >>> import torch
+        >>> from bathyscope.bypass import restore
+        >>> module = torch.nn.Identity()
+        >>> module.forward = torch.neg
+        >>> restore(module, None)
+        >>> module(torch.ones(1))
+        tensor([1.])
+    """
     module.__dict__.pop("forward", None)
     if former is not None:
         module.forward = former
 
 
-def _given(dtype: torch.dtype, forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A forward that is given its first argument in a dtype, unless that is token ids."""
-
-    def given(*args: Any, **kwargs: Any) -> Any:
-        if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-            args = (args[0].to(dtype), *args[1:])
-        return forward(*args, **kwargs)
-
-    return given
+def _is_altered(module: nn.Module) -> bool:
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    if any(getattr(hook, "__module__", None) != LOOKING for hook in hooks):
+        return True
+    return "forward" in module.__dict__ and not hasattr(module, "_hf_hook")
 
 
 def _cut(value: Any, n_rows: int, awake: int) -> Any:

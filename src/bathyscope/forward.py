@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bathyscope.batches import Batch, Prompts, as_rows, check_batch_size, check_writes, writes_within
-from bathyscope.errors import InterventionError, UsageError
+from bathyscope.errors import UsageError
+from bathyscope.gradients import check_gradient
 from bathyscope.hooks import EnoughRead, Hooks
 from bathyscope.interventions import Write
 from bathyscope.model import Model, Prompt, Tokens
@@ -172,6 +173,5 @@ def differentiate(
         gradients = [rows[0] for rows in hooks.gradients(value, wanted)]
     hooks.check()
     for site, gradient in zip(wanted, gradients, strict=True):
-        if not torch.isfinite(gradient).all():
-            raise InterventionError(f"the gradient at {site} is not finite in {model.dtype}", "", "dtype=float32")
+        check_gradient(gradient, site, model)
     return dict(zip(wanted, gradients, strict=True))

@@ -80,8 +80,8 @@ def row_gradients(
         hooks.check()
         values.append(found.detach())
         for site, ones in zip(by_site, gradients, strict=True):
-            if not all(torch.isfinite(one).all() for one in ones):
-                raise InterventionError(f"the gradient at {site} is not finite in {model.dtype}", "", "dtype=float32")
+            for one in ones:
+                check_gradient(one, site, model)
             by_site[site] += ones
     return RowGradients(torch.cat(values), {site: tuple(ones) for site, ones in by_site.items()})
 
@@ -135,9 +135,7 @@ class Stream:
         # d last / d (multiplier * tensor) is the tensor's gradient divided by the multiplier.
         found = {layer: one / self._multiplier(layer) for layer, one in zip(self.tensors, gradients, strict=True)}
         for layer, gradient in found.items():
-            if not torch.isfinite(gradient).all():
-                given = f"the gradient at {residual_site(layer)} is not finite in {self.model.dtype}"
-                raise InterventionError(given, "", "dtype=float32")
+            check_gradient(gradient, residual_site(layer), self.model)
         return found
 
     def _multiplier(self, layer: int) -> float:
@@ -182,6 +180,27 @@ def stream(model: Model, rows: Sequence[Tokens], layers: Sequence[int], *, start
     hooks.check()
     tensors = {layer: hooks.tensor(site) for layer, site in zip(layers, sites, strict=True)}
     return Stream(model, tensors, hooks.tensor(last))
+
+
+def check_gradient(gradient: Tensor, site: Site, model: Model) -> None:
+    """Refuse a gradient that is no number, as half precision may give.
+
+    Args:
+        gradient: of any shape.
+        site: with respect to what.
+        model: the model, whose dtype is told.
+
+    Raises:
+        InterventionError: it is not finite everywhere.
+
+    Example:
+        >>> import bathyscope, torch
+        >>> from bathyscope.gradients import check_gradient
+        >>> model = bathyscope.load()
+        >>> check_gradient(torch.zeros(2), model.site("resid_post.3"), model)
+    """
+    if not torch.isfinite(gradient).all():
+        raise InterventionError(f"the gradient at {site} is not finite in {model.dtype}", "", "dtype=float32")
 
 
 def _prefix(model: Model, rows: Sequence[Tokens], start: int) -> kv.Cache:

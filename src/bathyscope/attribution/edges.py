@@ -20,8 +20,9 @@ from bathyscope.attribution.options import Asked, AttributionOptions
 from bathyscope.attribution.patching import run_values
 from bathyscope.batches import Batch
 from bathyscope.causal.pairs import described
-from bathyscope.errors import InterventionError, UsageError
+from bathyscope.errors import UsageError
 from bathyscope.forward import capture
+from bathyscope.gradients import check_gradient
 from bathyscope.hooks import Hooks
 from bathyscope.interventions import Replace, Write
 from bathyscope.model import Model, Prompt
@@ -138,8 +139,7 @@ def _scores(model: Model, asked: Asked, names: _Names, shares: list[float]) -> T
     columns = {site: column for column, site in enumerate(names.receivers)}
     scores = torch.zeros(len(names.senders), len(columns), dtype=torch.float64)
     for sites, gradients in run.gradients():
-        if not torch.isfinite(gradients).all():
-            raise InterventionError(f"the gradient at {sites[0]} is not finite in {model.dtype}", "", "dtype=float32")
+        check_gradient(gradients, sites[0], model)
         own = [columns[site] for site in sites]
         scores[:, own] = (messages.flatten(1) @ gradients.flatten(1).T).double().cpu()
     return scores

@@ -9,8 +9,9 @@ from typing import Any
 from bathyscope import prompts
 from bathyscope.errors import UsageError
 from bathyscope.model import Model, Prompt
+from bathyscope.patchscope_request import Layers, Source, Target
 from bathyscope.patchscope_result import PatchscopeResult
-from bathyscope.patchscopes import Layers, Source, Target, patchscope
+from bathyscope.patchscopes import patchscope
 from bathyscope.prompts import Inspection, Position
 from bathyscope.readouts import Readout
 

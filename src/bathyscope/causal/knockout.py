@@ -12,7 +12,7 @@ from bathyscope.engine import Cell
 from bathyscope.errors import SiteError, UsageError
 from bathyscope.interventions import CutEdges, Write
 from bathyscope.model import Model, Prompt, Tokens
-from bathyscope.patchscopes import Layers, layers_of
+from bathyscope.patchscope_request import Layers, layers_of
 from bathyscope.prompts import Position
 from bathyscope.readouts import Metric, Probability
 from bathyscope.sites import EMBEDDING_LAYER, Site

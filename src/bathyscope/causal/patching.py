@@ -11,7 +11,7 @@ from bathyscope.causal.result import CausalCell, CausalResult
 from bathyscope.engine import Cell
 from bathyscope.errors import UsageError
 from bathyscope.model import Model, Prompt, Tokens
-from bathyscope.patchscopes import Layers
+from bathyscope.patchscope_request import Layers
 from bathyscope.prompts import Position
 from bathyscope.readouts import Metric
 

@@ -19,7 +19,7 @@ from bathyscope.errors import UsageError
 from bathyscope.forward import Activations, capture, run
 from bathyscope.interventions import Replace, Write
 from bathyscope.model import Model, Prompt
-from bathyscope.patchscopes import Layers
+from bathyscope.patchscope_request import Layers
 from bathyscope.readouts import Metric
 from bathyscope.sites import Site
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from bathyscope.errors import UsageError
 from bathyscope.model import Model, Tokens
-from bathyscope.patchscopes import Layers, layers_of
+from bathyscope.patchscope_request import Layers, layers_of
 from bathyscope.sites import EMBEDDING_LAYER, GLOBAL, PER_HEAD, Site, check_component, residual_site
 
 

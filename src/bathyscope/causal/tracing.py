@@ -18,7 +18,7 @@ from bathyscope.facts import entities
 from bathyscope.forward import capture
 from bathyscope.interventions import Noise, Write
 from bathyscope.model import Model, Prompt, Tokens
-from bathyscope.patchscopes import Layers
+from bathyscope.patchscope_request import Layers
 from bathyscope.prompts import Position
 from bathyscope.readouts import LogProbability, Metric
 from bathyscope.sites import Site

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from bathyscope.batches import Batch
 from bathyscope.circuits.writes import ReplaceLive
-from bathyscope.errors import InterventionError
-from bathyscope.gradients import row_gradients
+from bathyscope.gradients import check_gradient, row_gradients
 from bathyscope.hooks import Hooks
 from bathyscope.interventions import Write
 from bathyscope.model import Model, Tokens
@@ -78,8 +77,7 @@ def gradients_at(
             value = values[part].detach().clone().requires_grad_()
             metric = differences(model, rows[part], answers[part], *_given(site, value, start.rows(part)))
             (gradient,) = torch.autograd.grad(metric.sum(), value)
-        if not torch.isfinite(gradient).all():
-            raise InterventionError(f"the gradient at {site} is not finite in {model.dtype}", "", "dtype=float32")
+        check_gradient(gradient, site, model)
         found.append(metric.detach())
         slopes.append(gradient)
     return torch.cat(found), torch.cat(slopes)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from bathyscope.model import Model
-    from bathyscope.patchscopes import PatchscopeResult
+    from bathyscope.patchscope_result import PatchscopeResult
 
 NAMES = ("Diana, Princess of Wales", "New York City", "Alexander the Great")
 PAGE = Path("bathyscope-demo.html")

@@ -12,7 +12,7 @@ from bathyscope.cli import terminal
 from bathyscope.sites import EMBEDDING_LAYER
 
 if TYPE_CHECKING:
-    from bathyscope.patchscopes import PatchscopeCell, PatchscopeResult
+    from bathyscope.patchscope_result import PatchscopeCell, PatchscopeResult
 
 CONVENTION = "Layer -1 is the embedding; layers count from 0."
 ASIDE = 32

@@ -11,7 +11,7 @@ from bathyscope.sites import Site, parse_layers
 if TYPE_CHECKING:
     from bathyscope.mappings import Affine, Mapping
     from bathyscope.model import Model
-    from bathyscope.patchscopes import Layers
+    from bathyscope.patchscope_request import Layers
     from bathyscope.soft_prompts import SoftPrompt
 
 MAPPINGS: Final = ("identity", "norm-match", "scale:2")

@@ -8,7 +8,7 @@ from bathyscope.lens_result import LensResult
 from bathyscope.lenses.vocabulary import LensOptions, behind_last_block, fitted, look, looked
 from bathyscope.mappings import Affine
 from bathyscope.model import Model, Prompt
-from bathyscope.patchscopes import Target
+from bathyscope.patchscope_request import Target
 from bathyscope.prompts import InspectionPrompt
 from bathyscope.readouts import Generate
 from bathyscope.soft_prompts import SoftPrompt

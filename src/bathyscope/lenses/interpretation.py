@@ -13,8 +13,8 @@ from bathyscope.interventions import Replace, Write
 from bathyscope.lens_result import LensResult
 from bathyscope.lenses.vocabulary import LensOptions, looked
 from bathyscope.model import Model, Prompt, Tokens
+from bathyscope.patchscope_request import Target
 from bathyscope.patchscope_result import PatchscopeCell
-from bathyscope.patchscopes import Target
 from bathyscope.prompts import InspectionPrompt
 from bathyscope.readouts import Generate
 from bathyscope.sites import Site

@@ -15,8 +15,9 @@ from bathyscope.generation import Progress
 from bathyscope.lens_result import LensResult
 from bathyscope.mappings import Affine, Mapping
 from bathyscope.model import Model, Prompt, Tokens
+from bathyscope.patchscope_request import Layers, Source, Target
 from bathyscope.patchscope_result import PatchscopeResult
-from bathyscope.patchscopes import Layers, Source, Target, patchscope, plan_patchscope
+from bathyscope.patchscopes import patchscope, plan_patchscope
 from bathyscope.prompts import Inspection, Position
 from bathyscope.readouts import NextToken, Readout
 from bathyscope.sites import check_layer
