@@ -67,6 +67,8 @@ def command(
     read = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
     with choices.refusing():
         examples = read_examples(read, pairs, limit=limit)
+    for line in examples.left_out:
+        terminal.note(f"left out: {line}")
     kept = out.with_name(f".{out.name}.parts")
     if n_kept := sum(1 for one in kept.rglob("*") if one.is_file()):
         terminal.note(f"going on: {n_kept} finished parts are kept in {kept}; one that was under way begins anew")

@@ -1,6 +1,6 @@
 """Tables of circuits in the terminal: those that were tried, what attributions add up to, and features."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -30,6 +30,8 @@ def show_parts(result: "CircuitResult", console: Console) -> None:
     """Print sums and features."""
     if result.sums:
         console.print(_sums(result))
+    if ranked := [one for one in result.sums if "effects" in one]:
+        console.print(_ranks(ranked))
     console.print(features(result.nodes[:MOST_FEATURES]))
     if (rest := len(result.nodes) - MOST_FEATURES) > 0:
         console.print(Text(f"and {rest} more features: all are in --json and --out", "dim"))
@@ -102,9 +104,7 @@ def features(nodes: "Sequence[Node]") -> Table:
 
 def _sums(result: "CircuitResult") -> Table:
     table = terminal.grid("sums at", texts=())
-    ranked = any("effects" in one for one in result.sums)
-    names = ("total", "sum", "gap", "10 to 90%\nof pairs", "one\ngradient", "RelP", "errors'\nshare")
-    for name in (*names, *(("rank\ncorrelation", "within\na fifth") if ranked else ())):
+    for name in ("total", "sum", "gap", "10 to 90%\nof pairs", "one\ngradient", "RelP", "errors'\nshare"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in result.sums:
         table.add_row(
@@ -116,13 +116,17 @@ def _sums(result: "CircuitResult") -> Table:
             f"{one['one_gradient']:.0%}",
             f"{one['relp']:.0%}",
             f"{one['error_share']:.0%}",
-            *_rank(one),
         )
     return table
 
 
-def _rank(one: Mapping[str, Any]) -> Iterator[str]:
-    if "effects" in one:
+def _ranks(sums: Sequence[Mapping[str, Any]]) -> Table:
+    """How the largest attributions of each site compare with effects."""
+    table = terminal.grid("attributions at", texts=())
+    for name in ("effects measured", "rank correlation", "within a fifth of the effect"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for one in sums:
         rank = one["rank_correlation"]
-        yield f"{one['effects']}: {'none' if rank is None else format(rank, '.2f')}"
-        yield f"{one['near']:.0%}"
+        told = "none" if rank is None else f"{rank:.2f}"
+        table.add_row(terminal.cell(one["site"]), str(one["effects"]), told, f"{one['near']:.0%}")
+    return table
