@@ -85,7 +85,7 @@ def command(
     chosen["budget"] = (memory or 2048) * 2**20
     if explain:
         terminal.note_lines(bathyscope.plan_patchscope(*asked, **chosen).explain())
-    result = _run(asked, chosen, per_cell=max(1, chosen_readout.new_tokens), stored=stored, shown=shown)
+    result = _run(asked, chosen, per_cell=chosen_readout.n_passes, stored=stored, shown=shown)
     show_or_save(result, as_json=as_json, out=out)
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from bathyscope import kv
 from bathyscope.attention import PRECISION, can_share
@@ -58,15 +59,27 @@ def notes(model: Model, *, bypass: bool) -> tuple[str, ...]:
 
 def seconds(token_layers: int, cells: Sequence[Cell], rows: int, model: Model) -> float:
     """Estimated seconds, from one timed matrix product."""
-    weight = model.unembedding.weight[:4096]
-    probe = torch.ones(min(rows, 512), weight.shape[1], dtype=weight.dtype, device=weight.device)
-    began = time.perf_counter()
-    for _ in range(3):
-        torch.nn.functional.linear(probe, weight)
-    speed = 3 * probe.shape[0] * weight.numel() / max(1e-9, time.perf_counter() - began)
+    speed = _speed(min(rows, 512), model.unembedding.weight[:4096])
     block = sum(weight.numel() for weight in model.blocks[0].parameters() if weight.ndim > 1)
-    read = sum(max(1, cell.readout.new_tokens) for cell in cells)
+    read = sum(cell.readout.n_passes for cell in cells)
     return OTHER_WORK * (token_layers * block + read * model.vocabulary * model.d_model) / speed
+
+
+_SPEEDS: dict[tuple[int, torch.Size, torch.dtype, torch.device], float] = {}
+
+
+def _speed(rows: int, weight: Tensor) -> float:
+    """Multiplications a second in products of so many rows with a weight, timed once a process for each size."""
+    size = rows, weight.shape, weight.dtype, weight.device
+    if size not in _SPEEDS:
+        probe = torch.ones(rows, weight.shape[1], dtype=weight.dtype, device=weight.device)
+        with torch.no_grad():
+            began = time.perf_counter()
+            for _ in range(3):
+                torch.nn.functional.linear(probe, weight)
+            taken = time.perf_counter() - began
+        _SPEEDS[size] = 3 * rows * weight.numel() / max(1e-9, taken)
+    return _SPEEDS[size]
 
 
 def _logit_bytes(model: Model) -> int:

@@ -102,4 +102,4 @@ def watched(
 
 def tokens_of(cell: Cell) -> int:
     """How many tokens a cell may write; one where only its next token is read."""
-    return max(1, cell.readout.new_tokens)
+    return cell.readout.n_passes

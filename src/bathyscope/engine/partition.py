@@ -127,12 +127,12 @@ def _columns(cells: Sequence[Cell], rows: Sequence[int], wakes: Mapping[int, int
     by_column: dict[int, list[int]] = {}
     for index in rows:
         by_column.setdefault(_first_column(cells[index]), []).append(index)
-    new_tokens = max(1, cells[rows[0]].readout.new_tokens)
+    n_passes = cells[rows[0]].readout.n_passes
     merged: list[tuple[int, list[int]]] = []
     for column in sorted(by_column):
         joining = by_column[column]
         # Rows that join an earlier start compute columns for nothing; a batch of their own costs its passes.
-        if merged and len(joining) * (column - merged[-1][0]) <= PASS_OVERHEAD * new_tokens:
+        if merged and len(joining) * (column - merged[-1][0]) <= PASS_OVERHEAD * n_passes:
             merged[-1][1].extend(joining)
         else:
             merged.append((column, list(joining)))

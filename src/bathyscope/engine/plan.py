@@ -137,7 +137,7 @@ def plan(cells: Sequence[Cell], source: Model, target: Model, *, budget: int = M
         token_layers=left,
         source_passes=len(reads),
         target_passes=len(targets),
-        batch_passes=sum(max(1, cells[one.cells[0]].readout.new_tokens) for _, one in passes),
+        batch_passes=sum(cells[one.cells[0]].readout.n_passes for _, one in passes),
         memory=max(
             (
                 batch_bytes(cells[one.cells[0]], len(one.cells), one.start, target, budget, tail=one.tail)

@@ -101,6 +101,17 @@ class Readout(ABC):
     compares: ClassVar[bool] = False
     """Whether it is read against what the source model itself says next (`Original`)."""
 
+    @property
+    def n_passes(self) -> int:
+        """How many passes a target run takes: one a new token, and one where only the next token is read.
+
+        Example:
+            >>> from bathyscope.readouts import Generate, NextToken
+            >>> Generate(new_tokens=3).n_passes, NextToken().n_passes
+            (3, 1)
+        """
+        return max(1, self.new_tokens)
+
     @abstractmethod
     def read(
         self,

@@ -13,7 +13,7 @@ FORMATS = ("json", "csv", "parquet")
 SCHEMA_VERSION = 1
 _CHUNK = 500
 
-Cell = tuple[str, Mapping[str, Any], Mapping[str, Any], str | None]
+ExportedCell = tuple[str, Mapping[str, Any], Mapping[str, Any], str | None]
 """Key, spec, result and the name of the blob."""
 
 
@@ -28,14 +28,14 @@ def check_format(format: str) -> str:
     return format
 
 
-def gather(keys: Sequence[str], get: Callable[[Sequence[str]], Mapping[str, FinishedCell]]) -> list[Cell]:
+def gather(keys: Sequence[str], get: Callable[[Sequence[str]], Mapping[str, FinishedCell]]) -> list[ExportedCell]:
     """Read cells a few at a time, so that of their tensors only the names are kept.
 
     Args:
         keys: the cells.
         get: what reads them; one that it leaves out is left out here.
     """
-    cells: list[Cell] = []
+    cells: list[ExportedCell] = []
     for at in range(0, len(keys), _CHUNK):
         for record in get(keys[at : at + _CHUNK]).values():
             blob = None if record.tensors is None else sha256(record.tensors)
@@ -43,7 +43,7 @@ def gather(keys: Sequence[str], get: Callable[[Sequence[str]], Mapping[str, Fini
     return cells
 
 
-def render(format: str, run: RunInfo, cells: Sequence[Cell]) -> bytes:
+def render(format: str, run: RunInfo, cells: Sequence[ExportedCell]) -> bytes:
     """Write cells, in the order given.
 
     JSON keeps everything, a cell a line. A table has the columns key, spec.…, result.… and tensors, nested names
@@ -67,7 +67,7 @@ def render(format: str, run: RunInfo, cells: Sequence[Cell]) -> bytes:
     return _csv(columns, rows) if format == "csv" else _parquet(columns, rows)
 
 
-def _json(run: RunInfo, cells: Sequence[Cell]) -> bytes:
+def _json(run: RunInfo, cells: Sequence[ExportedCell]) -> bytes:
     head = {
         "kind": run.kind,
         "n_cells": run.n_cells,
@@ -82,7 +82,7 @@ def _json(run: RunInfo, cells: Sequence[Cell]) -> bytes:
     return f'{canonical(head)[:-1]},"cells":[\n{lines}\n]}}\n'.encode()
 
 
-def _table(cells: Sequence[Cell]) -> tuple[list[str], list[dict[str, Any]]]:
+def _table(cells: Sequence[ExportedCell]) -> tuple[list[str], list[dict[str, Any]]]:
     rows = [
         {"key": key, **dict(_flat("spec", spec)), **dict(_flat("result", result)), "tensors": blob}
         for key, spec, result, blob in cells
