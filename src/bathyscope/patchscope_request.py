@@ -217,18 +217,15 @@ class Request:
 
 
 def _places(source: Source, target: Target, tokens: Tokens, target_model: Model) -> Iterator[Place]:
-    source_layers = layers_of(source.layer, source.model, source.component)
+    pairs = []
+    for layer in layers_of(source.layer, source.model, source.component):
+        site = _site(source.model, source.component, layer)
+        for target_layer in _target_layers(layer, target, target_model):
+            check_layer(target_layer, target_model.n_layers)
+            pairs.append((site, layer, _site(target_model, target.component, target_layer), target_layer))
     for position in prompts.resolve(tokens, source.position):
-        for layer in source_layers:
-            for target_layer in _target_layers(layer, target, target_model):
-                check_layer(target_layer, target_model.n_layers)
-                yield Place(
-                    _site(source.model, source.component, layer),
-                    layer,
-                    position,
-                    _site(target_model, target.component, target_layer),
-                    target_layer,
-                )
+        for site, layer, target_site, target_layer in pairs:
+            yield Place(site, layer, position, target_site, target_layer)
 
 
 def _target_layers(layer: int, target: Target, model: Model) -> tuple[int, ...]:

@@ -89,7 +89,7 @@ class Attributions:
 
     def changing(self, site: Site) -> Tensor:
         """Whether a feature has an attribution in any pair, (positions, n_features + 1)."""
-        return sum((self.pairs(site, rows) != 0).any(0) for rows in self.ends[site].blocks()) > 0
+        return torch.stack([(self.pairs(site, rows) != 0).any(0) for rows in self.ends[site].blocks()]).any(0)
 
     def of(self, feature: Feature) -> float:
         """A feature's mean over pairs."""
@@ -189,7 +189,7 @@ def feature_attributions(
     lowest = starts[min(layers.values())]
     clean = measured(model, examples.clean, examples.answers, lowest)
     found = {
-        site: Ends(basis, *(flat(one[site], basis, site) for one in (read, read_corrupted)), baseline)
+        site: Ends(basis, flat(read[site], basis, site), flat(read_corrupted[site], basis, site), baseline)
         for site, basis in by_site.items()
     }
     gradients = {} if method == "integrated-gradients" else one_pass_gradients(examples, list(found), method)
