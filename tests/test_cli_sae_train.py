@@ -75,7 +75,8 @@ def test_it_goes_on_where_it_stopped(train, tmp_path: Path, monkeypatch: pytest.
     done = train(*arguments)
     assert done.code == 130 and (tmp_path / "coders" / ".training" / "checkpoint.safetensors").is_file()
     assert not (tmp_path / "coders" / "resid_post.1").exists()
-    assert train(*arguments).code == 0
+    again = train(*arguments)
+    assert again.code == 0 and "going on from" in again.err
     found = [load_coder(tmp_path / name / "resid_post.1").fingerprint for name in ("whole", "coders")]
     assert found[0] == found[1]
 
@@ -114,7 +115,7 @@ def test_a_transcoder_and_weights_of_texts(train, text: str, tmp_path: Path) -> 
         (("--site", "resid_post.1", "--text", "missing.txt"), "missing.txt"),
         (("--site", "resid_post.1", "--text", "missing.txt:0"), "weight"),
         (("--site", "resid_post.1", "--most-room", "0"), "GiB"),
-        (("--site", "resid_post.1", "--learning-rate", "-1"), "learning_rate"),
+        (("--site", "resid_post.1", "--learning-rate", "-1"), "--learning-rate 0.003"),
         (("--site", "resid_post.1", "--length", "100000"), "at most"),
     ],
 )

@@ -1,6 +1,7 @@
 """What `bathyscope sae train` was asked, before a model is loaded: sparsities, sites, texts and their weights."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -107,8 +108,8 @@ def texts(paths: list[str], column: str, held_out: float) -> "tuple[WeightedText
     return tuple(found)
 
 
-def check_folder(folder: Path, coders: "tuple[CoderConfig, ...]", *, force: bool) -> None:
-    """Refuse a folder that cannot be written to, or that has such coders already.
+def check_folder(folder: Path, sites: Sequence[str], *, force: bool) -> None:
+    """Refuse a folder that cannot be written to, or that has coders of these sites already; no library is waited for.
 
     Raises:
         UsageError: it is a file, or there is a coder at one of the sites.
@@ -117,10 +118,14 @@ def check_folder(folder: Path, coders: "tuple[CoderConfig, ...]", *, force: bool
         raise UsageError(f"--out {str(folder)!r} was given", "that is a file, and a folder is made", "--out coders")
     existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     choices.check_writable(existing)
-    there = [str(one.site) for one in coders if (folder / str(one.site) / "cfg.json").exists()]
+    try:
+        names = [str(Site.parse(site)) for site in sites]
+    except SiteError:
+        return  # which is refused where it is asked for
+    there = [name for name in names if (folder / name / "cfg.json").exists()]
     if there and not force:
         raise UsageError(
             f"{folder} has a coder at {', '.join(there)} already",
             "it is not trained again unasked",
-            f"--force, or bathyscope sae eval {folder}",
+            f"another --out, bathyscope sae eval {folder}, or --force to lose what is there",
         )

@@ -13,6 +13,7 @@ from bathyscope.cli import choices, options, sae_request, terminal
 from bathyscope.cli.opening import open_model
 from bathyscope.cli.options import sae
 from bathyscope.cli.stopping import stoppable
+from bathyscope.errors import UsageError
 
 if TYPE_CHECKING:
     from bathyscope.engine import Stop
@@ -64,12 +65,14 @@ def command(
     """
     del debug  # its callback has done the work
     choices.check_revision(revision, model)
+    sae_request.check_folder(out, site, force=force)
+    if learning_rate is not None and not learning_rate > 0:
+        raise UsageError(f"--learning-rate {learning_rate} was given", "a number above 0", "--learning-rate 0.003")
     from bathyscope.sae import Reader, Settings
 
     how = sae_request.sparsity(sparsity, {"k": k, "coefficient": coefficient})
     coders = sae_request.asked(site, target, skip, latents, how)
     settings = Settings(epochs=epochs, batch_size=batch, learning_rate=learning_rate, seed=seed)
-    sae_request.check_folder(out, coders, force=force)
     texts = sae_request.texts(text, column, held_out)
     shown = terminal.may_animate(as_json=as_json)
     loaded = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
@@ -116,13 +119,15 @@ def _trained(
         activations = _activations(reader, work, keep, most_room, shown, stop)
         terminal.note(f"{activations.n_tokens:,} tokens an epoch, {len(coders)} coder{'s' * (len(coders) > 1)}")
         work.mkdir(parents=True, exist_ok=True)
+        kept = work / "checkpoint.safetensors"
+        if kept.exists():
+            terminal.note(f"going on from {kept}; the seconds at the end are of this run alone")
         with terminal.progress("training", shown=shown, per_cell=1, unit="steps") as tick:
 
             def watch(number: int, measured: "Measured") -> None:
                 numbers = f"FVU {measured.fvu:.3f}, L0 {measured.l0:.1f}, {measured.dead} dead"
                 tick.say(f"{coders[number].site}: {numbers}")
 
-            kept = work / "checkpoint.safetensors"
             return train_coders(activations, coders, settings, checkpoint=kept, progress=tick, watch=watch, stop=stop)
 
 
@@ -140,7 +145,6 @@ def _activations(reader: "Reader", work: Path, keep: str, most_room: float, show
 
 def _save(trained: "TrainedCoder", folder: Path, told: dict[str, Any]) -> None:
     """A coder's folder: the coder, its course as numbers, and drawn where matplotlib is there."""
-    from bathyscope.errors import UsageError
     from bathyscope.files import write_atomically
     from bathyscope.sae import save_coder
     from bathyscope.training_plots import save_training
