@@ -5,6 +5,7 @@ Either holds all that it shows, so that a notebook that was saved shows it again
 
 from functools import cache
 from html import escape
+from importlib import import_module
 from typing import Any
 
 from bathyscope.errors import StorageError, UsageError
@@ -90,8 +91,8 @@ def _bundle(result: Result, include: Any = None, exclude: Any = None) -> Any:
 @cache
 def _widget_class() -> type:
     try:
-        import anywidget
-        import traitlets
+        anywidget: Any = import_module("anywidget")  # not imported by name: types are checked without the extra
+        traitlets: Any = import_module("traitlets")
     except ImportError:
         needed = 'pip install "bathyscope[notebook]"'
         raise UsageError("a widget needs anywidget", "it is an extra", needed) from None
