@@ -141,8 +141,8 @@ def test_explain_says_before_that_the_logit_lens_needs_no_target_pass(bathyscope
     def passes(lens: str) -> tuple[int, int]:
         done = bathyscope("lens", lens, TEXT, "--explain", "--json", "--model", tiny)
         assert done.json()["kind"] == "lens"
-        clean, batch = (re.search(rf"{name} passes +(\d+)", done.err)[1] for name in ("clean target", "batch"))
-        return int(clean), int(batch)
+        common, batch = (re.search(rf"{name} passes +(\d+)", done.err)[1] for name in ("common target", "batch"))
+        return int(common), int(batch)
 
     assert passes("logit-lens") == (0, 0)
     assert passes("token-identity") == (1, 1)
