@@ -64,7 +64,7 @@ Features = Annotated[
     typer.Option(
         "--features",
         metavar="FILE",
-        help="What a text says of a coder's latents, as `bathyscope sae features --out FILE` saves it, to search and "
+        help="What a text says of a coder's latents, as `bathyscope sae features` saves it in a file, to search and "
         "browse: --features features.json; several where it is given several times.",
         rich_help_panel=FILES,
     ),
