@@ -20,6 +20,7 @@ from bathyscope.circuits import (
     Judge,
     Latents,
     MaskSettings,
+    Parts,
     Stage,
     Units,
     feature_attributions,
@@ -70,6 +71,10 @@ def coders(model: Model, sites: tuple[str, ...] = SITES) -> dict[Site | str, Bas
     return {
         site: Latents(random_coder(model.d_model, n_latents=40, k=5, seed=number)) for number, site in enumerate(sites)
     }
+
+
+def mean_over_prompts(parts: Parts) -> Parts:
+    return Parts(parts.features.mean(0), parts.error.mean(0))
 
 
 def everything(bases: Mapping[Site | str, Basis], length: int, *, errors: bool = True) -> Circuit:
@@ -242,7 +247,7 @@ def test_what_is_let_through_is_what_gates_say(errors: float):
         Directions(torch.randn(3, 24, generator=generator)),
     ):
         x, other = (torch.randn(3, 2, 24, generator=generator) for _ in range(2))
-        reference = basis.split(other).mean()
+        reference = mean_over_prompts(basis.split(other))
         shares = torch.rand(2, reference.features.shape[-1], generator=generator)
         found = []
         for quick in (True, False):
@@ -341,7 +346,7 @@ def test_attributions_add_up_to_what_the_baseline_does(name: str, baseline: Base
         whole = torch.stack(list(corrupted)).flatten(2)
         there = {
             "corrupted": whole,
-            "mean": basis.joined(basis.split(whole).mean()).expand_as(whole),
+            "mean": basis.joined(mean_over_prompts(basis.split(whole))).expand_as(whole),
             "zero": torch.zeros_like(whole) + basis.constant,
         }[baseline]
         ends = [torch.stack(list(clean)).flatten(2), there]

@@ -81,10 +81,6 @@ class Parts:
     def __getitem__(self, rows: Any) -> "Parts":
         return Parts(self.features[rows], self.error[rows])
 
-    def mean(self) -> "Parts":
-        """Over the first axis, the prompts."""
-        return Parts(self.features.mean(0), self.error.mean(0))
-
 
 @dataclass(frozen=True, eq=False)
 class Gates:

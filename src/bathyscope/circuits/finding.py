@@ -40,6 +40,11 @@ ABLATED: Final = {
     "zero": "zero",
 }
 
+HOW_FAITHFUL: Final = (
+    "faithfulness: (circuit - nothing) / (model - nothing), of mean logit differences; completeness: the same of all "
+    "but the circuit. 1 and 0 are best; above 1 the circuit has lost what works against the answer."
+)
+
 Say = Callable[[str], Progress | None]
 """Called with what begins now; what it returns is told how far that is."""
 
@@ -233,11 +238,7 @@ def smallest_faithful(
 
 
 def _notes(asked: Asked, choices: FindChoices, rank: float | None) -> Iterator[str]:
-    yield (
-        "faithfulness: (circuit - nothing) / (model - nothing), of mean logit differences; completeness: the same of "
-        "all but the circuit. 1 and 0 are best; above 1 the circuit has lost what works against the answer. Measure "
-        "it on other pairs than it was found on: bathyscope circuit eval."
-    )
+    yield f"{HOW_FAITHFUL} Measure it on other pairs than it was found on: bathyscope circuit eval."
     low, high = FAITHFUL
     yield f"Kept is the smallest circuit whose faithfulness is {low} to {high} on these pairs, else the one nearest 1."
     yield f"What is ablated becomes {ABLATED[choices.ablation]}; only the coders' sites are cut."

@@ -17,7 +17,7 @@ from bathyscope.circuits import (
 )
 from bathyscope.circuits.attributions import Method
 from bathyscope.circuits.circuit import Errors
-from bathyscope.circuits.finding import ABLATED, RANKED, Say, smallest_faithful
+from bathyscope.circuits.finding import ABLATED, HOW_FAITHFUL, RANKED, Say, smallest_faithful
 from bathyscope.circuits.placing import coder_records, latent_bases
 from bathyscope.circuits.sums import site_sums
 from bathyscope.engine import Stop
@@ -196,10 +196,7 @@ def _notes(items: Items, choices: AgreementChoices, rank: float | None) -> Itera
         f"{choices.find.seed}); no noun of these stands in those. Figures are of the held-out pairs unless they say "
         "train."
     )
-    yield (
-        "faithfulness: (circuit - nothing) / (model - nothing), of mean logit differences; completeness: the same of "
-        "all but the circuit. 1 and 0 are best; above 1 the circuit has lost what works against the answer."
-    )
+    yield HOW_FAITHFUL
     yield (
         f"What is ablated becomes {ABLATED[choices.find.ablation]}; "
         "only the coders' sites are cut, and what lies between runs as it is."
