@@ -116,15 +116,26 @@ def test_products_with_few_entries_are_dense_ones() -> None:
 
 
 @pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
-@pytest.mark.parametrize(("n", "k"), [(4608, 32), (4608, 128), (256, 1), (256, 16), (100, 5), (24, 30)])
-def test_the_largest_of_groups_are_the_largest(n: int, k: int, ties: bool) -> None:
-    rows = draw(300, n, seed=9).float()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(("n", "k"), [(4608, 32), (4608, 128), (256, 1), (256, 16), (100, 5), (24, 30), (70001, 3)])
+def test_the_largest_of_groups_are_the_largest(n: int, k: int, dtype: torch.dtype, ties: bool) -> None:
+    rows = draw(30 if n > 5000 else 300, n, seed=9).float()
     if ties:
-        rows = (rows * 2).round()
+        rows = (rows * 2).round()  # with zeros of both signs
+    rows[0, 3], rows[1, 4], rows[2] = torch.inf, -torch.inf, -torch.inf
+    rows = rows.to(dtype)
     indices, values = largest(rows, k)
     assert torch.equal(values.sort().values, rows.topk(min(k, n)).values.sort().values)
     assert torch.equal(rows.gather(1, indices), values)
     assert bool((indices.sort().values.diff() > 0).all()), "a place was taken twice"
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_what_is_no_number_is_among_the_largest(dtype: torch.dtype, sign: float) -> None:
+    rows = draw(5, 4608, seed=9).to(dtype)
+    rows[3, 17] = torch.tensor(torch.nan).copysign(torch.tensor(sign)).to(dtype)
+    assert largest(rows, 4)[1].isnan().sum(1).tolist() == [0, 0, 0, 1, 0]
 
 
 @by_name(PENALISED)

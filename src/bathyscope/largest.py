@@ -5,6 +5,8 @@ from torch import Tensor
 
 LEAST_GAIN = 2
 """How many times fewer numbers have to be looked through for groups to be worth it."""
+PLACES = 2**16
+"""Places in a row that 16 bits can tell apart."""
 ROWS = 8
 """Rows whose exponentials are made at once: of a whole vocabulary they fit into a cache."""
 
@@ -29,14 +31,15 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n = rows.shape[-1]
     size = _group(n, k)
     if size == 1:
-        found = rows.topk(min(k, n), dim=-1, sorted=False)
-        return found.indices, found.values
+        best = _places(rows, min(k, n))
+        return best, rows.gather(1, best)
     groups = n // size
     # Every so many-th number is of one group: their largest is found for many groups at once.
-    best = rows.reshape(-1, size, groups).amax(1).topk(k, dim=-1, sorted=False).indices
+    best = _places(rows.reshape(-1, size, groups).amax(1), k)
     where = (best[:, None] + torch.arange(0, n, groups, device=rows.device)[:, None]).flatten(1)
-    found = rows.gather(1, where).topk(k, dim=-1, sorted=False)
-    return where.gather(1, found.indices), found.values
+    values = rows.gather(1, where)
+    best = _places(values, k)
+    return where.gather(1, best), values.gather(1, best)
 
 
 def log_normaliser(rows: Tensor, most: Tensor | None = None) -> Tensor:
@@ -61,6 +64,19 @@ def log_normaliser(rows: Tensor, most: Tensor | None = None) -> Tensor:
         for part, own in zip(rows.split(ROWS), most.split(ROWS), strict=True)
     ]
     return most + torch.cat(sums).log_()
+
+
+def _places(rows: Tensor, k: int) -> Tensor:
+    """Where the k largest of each row stand, (rows, k), in no order."""
+    n = rows.shape[-1]
+    if rows.dtype != torch.bfloat16 or rows.device.type != "cpu" or n > PLACES or bool(rows.isnan().any()):
+        return rows.topk(k, dim=-1, sorted=False).indices
+    # A number of 16 bits and its place are one integer, and NumPy parts integers several times as fast as torch finds
+    # the largest numbers. Of negative numbers all bits but the sign are turned round: so integers are in their order.
+    bits = rows.view(torch.int16).to(torch.int32)
+    keys = ((bits ^ (bits >> 15 & 0x7FFF)) << 16) | torch.arange(n, dtype=torch.int32)
+    keys.numpy().partition(n - k, axis=-1)
+    return (keys[:, n - k :] & (PLACES - 1)).long()
 
 
 def _group(n: int, k: int) -> int:

@@ -150,8 +150,7 @@ class Learner:
         grad = decoder.grad
         assert grad is not None
         # Rows keep their length: what would only change it is taken out first, or Adam would remember it.
-        along = torch.bmm(grad[:, None], decoder[:, :, None]).squeeze(1)
-        grad.addcmul_(along, decoder, value=-1)
+        grad.addcmul_(torch.linalg.vecdot(grad, decoder)[:, None], decoder, value=-1)
         for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.settings.pace(share)
         self.adam.step()
