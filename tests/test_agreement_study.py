@@ -122,8 +122,14 @@ def test_it_is_saved_drawn_and_read_again(tmp_path):
     assert isinstance(open_circuit(saved), CircuitResult)
     assert open_circuit(saved).circuit == found().found.circuit
     page = found().to_html()
-    assert "<svg" in page and "logit difference" in page and "<script src" not in page
+    assert "<script src" not in page and "Which features make the verb agree" in page
+    assert {str(one.feature) for one in found().found.nodes} <= {one["key"] for one in shown_by(page)["nodes"]}
     assert json.loads(found().to_json())["kind"] == "agreement"
+
+
+def shown_by(page: str) -> dict:
+    """The data of a page to explore a circuit in."""
+    return json.loads(page.partition('type="application/json" id="data">')[2].partition("</script>")[0])
 
 
 def test_own_labels_stand_beside_the_file_and_are_taken(tmp_path):
@@ -190,7 +196,7 @@ def test_the_command_prints_draws_and_saves(bathyscope, folder):
     )
     assert done.code == 0, done.err
     assert "faith" in done.out and "resid_post.2/" in done.out and "largest attributions" in done.out
-    assert picture.read_text("utf-8").startswith("<?xml") and "<svg" in page.read_text("utf-8")
+    assert picture.read_text("utf-8").startswith("<?xml") and shown_by(page.read_text("utf-8"))["nodes"]
 
 
 def test_the_command_speaks_json_and_takes_labels(bathyscope, folder):
@@ -230,6 +236,7 @@ def test_coders_are_trained_where_there_are_none(bathyscope, folder):
     options = ("--text", str(text), "--sites", ",".join(SITES), "--latents", "64")
     done = bathyscope("study", "agreement", "--coders", str(trained), *options, *QUICK, "--json")
     assert done.code == 0, done.err
+    assert done.json()["kind"] == "agreement", "what is said of the training does not stand in the JSON"
     assert {path.parent.name for path in trained.glob("*/cfg.json")} == set(SITES)
     again = bathyscope("study", "agreement", "--coders", str(trained), *options, *QUICK, "--json")
     assert again.code == 0 and "tokens an epoch" in done.err and "tokens an epoch" not in again.err

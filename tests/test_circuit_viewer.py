@@ -578,7 +578,7 @@ def test_an_attribution_graph_in_the_page(chromium, tmp_path):
 def test_it_fits_a_narrow_screen_and_a_dark_one(chromium, tmp_path, dark):
     chromium.open(drawn(circuit_by_hand(), tmp_path / "a.html"), width=360, height=720, dark=dark)
     assert chromium.run("document.documentElement.scrollWidth") <= 360
-    background = chromium.run("getComputedStyle(document.body).backgroundColor")
+    background = chromium.run("getComputedStyle(document.querySelector('.graph')).backgroundColor")
     assert (background == "rgb(16, 24, 31)") == dark
 
 

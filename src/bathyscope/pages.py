@@ -57,7 +57,9 @@ def document(title: str, *bodies: str) -> str:
     )
 
 
-def script_page(title: str, style: str, script: str, data: Any, *, images: bool = False) -> str:
+def script_page(
+    title: str, style: str, script: str, data: Any, *, images: bool = False, below: Sequence[str] = ()
+) -> str:
     """A whole page that its own script draws from data inside it; no other script runs, and nothing is fetched.
 
     Args:
@@ -66,6 +68,7 @@ def script_page(title: str, style: str, script: str, data: Any, *, images: bool 
         script: a module that reads the JSON in the element `data`, and takes texts for text only.
         data: JSON values.
         images: whether images that the script itself made may be shown.
+        below: bodies of pages that stand below what the script draws.
 
     Example:
         >>> from bathyscope.pages import script_page
@@ -83,7 +86,7 @@ def script_page(title: str, style: str, script: str, data: Any, *, images: bool 
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{shown}</title><style>{style}</style></head><body>"
         "<noscript>This page needs its own script, which is inside it, to be run.</noscript>"
-        f'<script type="application/json" id="data">{embedded_json(data)}</script>'
+        f'{"<hr>".join(below)}<script type="application/json" id="data">{embedded_json(data)}</script>'
         f'<script type="module">{script}</script></body></html>\n'
     )
 

@@ -112,4 +112,7 @@ def _train(folder: Path, text: str, sites: list[str], latents: int, seed: int, m
     reader = Reader(
         model, tuple(one.site for one in coders), (*texts, WeightedTexts(sentences, WEIGHT, LENGTH)), length
     )
-    sae_train.train_into(folder, reader, coders, Settings(epochs=EPOCHS, seed=seed), shown=shown)
+    trained = sae_train.train_into(folder, reader, coders, Settings(epochs=EPOCHS, seed=seed), shown=shown)
+    for one in trained:
+        told = "" if not one.history else f": FVU {one.history[-1].fvu:.3f}, {one.history[-1].dead} dead latents"
+        terminal.note(f"saved to {folder / str(one.coder.site)}{told}")

@@ -77,9 +77,9 @@ def command(
     shown = terminal.may_animate(as_json=as_json)
     loaded = open_model(model, revision=revision, dtype=dtype, attention=attention, shown=shown)
     reader = Reader(loaded, tuple(dict.fromkeys(one for coder in coders for one in coder.sites)), texts, length)
-    train_into(
-        out, reader, coders, settings, held_out=held_out, keep=keep, most_room=most_room, shown=shown, as_json=as_json
-    )
+    began = time.monotonic()
+    trained = train_into(out, reader, coders, settings, held_out=held_out, keep=keep, most_room=most_room, shown=shown)
+    _show(trained, out, time.monotonic() - began, as_json=as_json)
 
 
 def train_into(
@@ -92,15 +92,13 @@ def train_into(
     keep: str = "float32",
     most_room: float = 16,
     shown: bool,
-    as_json: bool = False,
-) -> None:
-    """Train coders, save each in a folder of its own, and tell how it went."""
-    began = time.monotonic()
+) -> "tuple[TrainedCoder, ...]":
+    """Train coders, and save each in a folder of its own."""
     trained = _trained(reader, coders, settings, folder / WORK, keep, most_room, shown)
     for one in trained:
         _save(one, folder, {"held_out": held_out})
     shutil.rmtree(folder / WORK)
-    _show(trained, folder, time.monotonic() - began, as_json=as_json)
+    return trained
 
 
 def _trained(

@@ -5,7 +5,10 @@ const host = {
   // Inside another page's frame there may be no address to write to.
   write(text) { try { history.replaceState(null, "", `#${text}`); } catch { /* as it was */ } },
 };
-document.body.className = "graph";
-const drawn = graph(document.body, JSON.parse(document.getElementById("data").textContent), host);
+const root = document.createElement("main");
+root.className = "graph";
+document.body.style.margin = 0;
+document.body.prepend(root);
+const drawn = graph(root, JSON.parse(document.getElementById("data").textContent), host);
 addEventListener("hashchange", drawn.read);
 document.documentElement.dataset.ready = String(Math.round(performance.now() - began));

@@ -4,6 +4,7 @@ Its scripts and its style stand beside this file; the web app draws with the sam
 labels are hostile: they are in JSON in which no `<` is left, and reach the page as text only.
 """
 
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -11,15 +12,17 @@ from bathyscope.circuits.viewer.view import View
 from bathyscope.pages import script_page
 
 
-def viewer_page(view: View) -> str:
+def viewer_page(view: View, below: Sequence[str] = ()) -> str:
     """The whole page.
 
     Args:
         view: what it shows.
+        below: bodies of pages that stand below it, such as tables.
     """
     here = files("bathyscope.circuits.viewer")
     viewer, alone, style = (here.joinpath(name).read_text("utf-8") for name in ("viewer.js", "alone.js", "viewer.css"))
-    return script_page(f"bathyscope: {view.captions[0]}", style, viewer + alone, page_data(view), images=True)
+    title = f"bathyscope: {view.captions[0]}"
+    return script_page(title, style, viewer + alone, page_data(view), images=True, below=below)
 
 
 def page_data(view: View) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 from typing_extensions import override
 
 from bathyscope.circuits import CircuitResult
+from bathyscope.circuits.viewer import viewer_page
 from bathyscope.pages import Record, table_of
 from bathyscope.pictures import Picture
 from bathyscope.studies.result import StudyResult
@@ -51,7 +52,15 @@ class AgreementResult(StudyResult):
 
     @override
     def table(self) -> str:
-        return self.found.page() + table_of(self.heading, self.facts(), [_told(one) for one in self.records])
+        return self.found.page() + self._figures()
+
+    @override
+    def to_html(self) -> str:
+        """A page to explore the circuit in, with every circuit's figures below; nothing is fetched."""
+        return viewer_page(self.found.view(), below=(self._figures(),))
+
+    def _figures(self) -> str:
+        return table_of(self.heading, self.facts(), [_told(one) for one in self.records])
 
 
 def _told(record: Record) -> dict[str, Any]:
