@@ -32,7 +32,7 @@ from bathyscope.sae import (
 )
 from bathyscope.sae import Settings as CoderSettings
 from bathyscope.sites import COMPONENTS, GLOBAL, Site
-from bathyscope.texts import given_texts
+from bathyscope.texts import given_texts, split_texts
 from conftest import tiny_model
 from families import ALL, FAMILIES, TinyFamily, save_tiny
 from tokenizers_for_tests import BOS_ID, sentencepiece_like_tokenizer, tiny_tokenizer
@@ -366,7 +366,8 @@ def test_row_24_a_coder_at_the_wrong_site_or_scale_is_told(llama: Model):
         [f"The boats of {name} lay in the harbour and it was late in the year. " * 4 for name in "abcdef"]
     )
     site = Site("resid_post", 2)
-    kept = StreamedActivations(Reader(llama, (site,), (WeightedTexts(texts),), length=16))
+    read, texts = split_texts(texts, held_out=0.34)
+    kept = StreamedActivations(Reader(llama, (site,), (WeightedTexts(read),), length=16))
     (trained,) = train_coders(kept, [CoderConfig(site, TopK(16), 64)], CoderSettings(30, 32))
     coder = trained.coder
     assert coder.site == site and coder.training["fvu"] < 0.3
@@ -379,6 +380,8 @@ def test_row_24_a_coder_at_the_wrong_site_or_scale_is_told(llama: Model):
         evaluate_coder(llama, replace(coder, site=elsewhere, target=elsewhere), texts, length=16)
     with pytest.warns(BathyscopeWarning, match="misses"):  # as when a scale of its inputs was not folded in
         evaluate_coder(llama, replace(coder, encoder=coder.encoder / 30), texts, length=16)
+    with pytest.warns(BathyscopeWarning, match="was trained on documents of given"):
+        evaluate_coder(llama, coder, read, length=16)
 
 
 def test_row_25_a_pattern_is_refused_where_attention_never_makes_it():

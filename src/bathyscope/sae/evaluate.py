@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from math import inf
 from typing import Any, Final
 
 import torch
@@ -160,6 +161,7 @@ def evaluate_coders(
     }
     for name, place in zip(coders, places, strict=True):
         _compare(name, place.coder, found[name].reconstruction.fvu)
+        _warn_of_seen(name, place.coder, spec["texts"])
     return CoderEvaluations(found, provenance([model.provenance()], spec))
 
 
@@ -173,6 +175,30 @@ def _compare(name: str, coder: SparseCoder, fvu: float | None) -> None:
             BathyscopeWarning,
             stacklevel=3,
         )
+
+
+def _warn_of_seen(name: str, coder: SparseCoder, texts: Sequence[Mapping[str, Any]]) -> None:
+    """Warn where a coder is measured on what it was trained on: that says less of it."""
+    read = coder.training.get("activations")
+    learned = read.get("texts") if isinstance(read, Mapping) else None
+    for one in texts:
+        if any(_share_documents(one, other) for other in (learned if isinstance(learned, list) else ())):
+            warnings.warn(
+                f"{name} was trained on documents of {one['name']} that it is measured on here: a part that training "
+                "left out says more, such as --held-out 0.1",
+                BathyscopeWarning,
+                stacklevel=3,
+            )
+
+
+def _share_documents(one: Mapping[str, Any], other: object) -> bool:
+    """Whether descriptions of texts, the second out of a file, are of one text and of parts that share a document."""
+    if not isinstance(other, Mapping) or one.get("sha256") is None or one["sha256"] != other.get("sha256"):
+        return False
+    parts = [said["split"] if isinstance(said.get("split"), Mapping) else {} for said in (one, other)]
+    bounds = [(part.get("first", 0), part.get("stop", inf)) for part in parts]
+    numbers = all(isinstance(bound, (int, float)) for ends in bounds for bound in ends)
+    return numbers and max(first for first, _ in bounds) < min(stop for _, stop in bounds)
 
 
 def batches(found: Iterator[Tokens], size: int) -> Iterator[list[Tokens]]:
