@@ -424,6 +424,23 @@ def test_events_come_while_it_happens_and_a_cancel_is_seen(llama: Model):
     assert not any(module._forward_hooks or "forward" in module.__dict__ for module in llama.hf.modules())
 
 
+@pytest.mark.parametrize("how", ["now", "soon"])
+def test_a_cancel_is_seen_between_source_prompts(llama: Model, monkeypatch: pytest.MonkeyPatch, how: str):
+    prompts, site, target = ("one boat", "two boats", "three boats"), Site("resid_post", 1), llama.tokenize(T)
+    cells = [Cell(target, NextToken(1), Read(llama.tokenize(one), site, 0), site, (0,)) for one in prompts]
+    read, stop = [], Stop()
+
+    def watched(model, prompt, sites):
+        read.append(prompt)
+        setattr(stop, how, len(read) == 2)
+        return capture(model, prompt, sites)
+
+    monkeypatch.setattr("bathyscope.engine.sources.capture", watched)
+    with pytest.raises(CancelledError, match="before its first batch"):
+        list(execute(plan(cells, llama, llama), llama, llama, stop=stop))
+    assert len(read) == 2
+
+
 def test_rows_that_have_ended_leave_and_the_rest_go_on():
     model = tiny_model("llama")
     cells = cells_of(model, Generate(12))

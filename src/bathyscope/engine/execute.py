@@ -87,7 +87,7 @@ def execute(
     """
     stop = stop or Stop()
     wanted = list(range(len(plan.batches)) if batches is None else batches)
-    sources = Sources.of((plan.cells[cell] for index in wanted for cell in plan.batches[index].cells), source)
+    sources = Sources.of((plan.cells[cell] for index in wanted for cell in plan.batches[index].cells), source, stop)
     common_run: _CommonRun | None = None
     for index in wanted:
         batch = plan.batches[index]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bathyscope.engine.cells import Cell, Given, Patch, Read
+from bathyscope.engine.events import CancelledError, Stop
 from bathyscope.errors import UsageError
 from bathyscope.forward import capture
 from bathyscope.interventions import Replace, Write
@@ -37,8 +38,12 @@ class Sources:
     rows: Mapping[Place, int]
 
     @classmethod
-    def of(cls, cells: Iterable[Cell], model: Model) -> Self:
-        """Read all that cells need."""
+    def of(cls, cells: Iterable[Cell], model: Model, stop: Stop) -> Self:
+        """Read all that cells need.
+
+        Raises:
+            CancelledError: `stop` said so between two prompts.
+        """
         wanted: dict[tuple[int, ...], dict[Read, None]] = {}
         compared: dict[Place, None] = {}
         last = Site("resid_post", model.n_layers - 1)
@@ -51,6 +56,8 @@ class Sources:
                 wanted.setdefault(other.prompt.ids, {})[Read(other.prompt, last, other.position)] = None
         found: dict[Read, Tensor] = {}
         for reads in wanted.values():
+            if stop.now or stop.soon:
+                raise CancelledError("the run was stopped before its first batch", "what was stored before is kept")
             sites = sorted({read.site for read in reads}, key=str)
             activations = capture(model, next(iter(reads)).prompt, sites)
             found |= {read: activations[read.site][0][read.position].clone() for read in reads}
