@@ -1,6 +1,7 @@
 """The agreement study on a small GPT-2 that learned the grammar: a circuit is found, and holds on other nouns."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import torch
 
 import command_line
 from agreement_model import SITES, agreement_model, coders
-from bathyscope.circuits import CircuitResult, FindChoices, open_circuit
+from bathyscope.circuits import CircuitResult, FindChoices, MaskSettings, open_circuit
 from bathyscope.circuits.nodes import told_apart
+from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import StorageError, UsageError
 from bathyscope.model import Model
 from bathyscope.results import Result
@@ -156,6 +158,26 @@ def test_telling_apart_counts_pairs():
     means, separates = told_apart(values, ["yes" if one else "no" for one in positive.tolist()])
     assert separates == pytest.approx(sum(wins) / len(wins))
     assert means["yes"] == pytest.approx(float(values[positive].mean()))
+
+
+def test_a_study_that_was_stopped_goes_on_from_what_is_kept(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    find = FindChoices(errors="ablated", sizes=(5,), penalties=(0.3,), steps=2, mask=MaskSettings(steps=4))
+    quick = AgreementChoices(case="nounpp", train=16, held_out=16, compare=False, find=find)
+    stop = Stop()
+
+    def say(what: str) -> None:
+        stop.soon = what.startswith("a mask")
+
+    with pytest.raises(CancelledError, match="mask"):
+        agreement(agreement_model(), placed(), quick, kept=tmp_path, say=say, stop=stop)
+
+    def made_again(*_: object) -> torch.Tensor:
+        raise AssertionError("what is kept is made again")
+
+    monkeypatch.setattr("bathyscope.circuits.attributions._mean_gradient", made_again)
+    assert agreement(agreement_model(), placed(), quick, kept=tmp_path).rows()
+    with pytest.raises(AssertionError, match="made again"):
+        agreement(agreement_model(), placed(), replace(quick, train=20), kept=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from bathyscope import capture, run, wrap
@@ -31,9 +33,11 @@ from bathyscope.circuits import (
     ranked_circuit,
 )
 from bathyscope.circuits.attributions import Baseline, Method, one_pass_gradients
+from bathyscope.circuits.kept import Kept
 from bathyscope.circuits.runs import gradients_at
 from bathyscope.circuits.sums import site_sums
 from bathyscope.circuits.writes import LetThrough
+from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import UsageError
 from bathyscope.interventions import Replace, Write
 from bathyscope.model import Model
@@ -572,6 +576,28 @@ def test_a_mask_is_the_same_for_a_seed(llama: Model):
     settings = MaskSettings(candidates=60, steps=10, pairs=4)
     one, other = (learned_circuit(stage, effects, 0.3, settings) for _ in range(2))
     assert one == other and 0 < len(one) <= 60
+
+
+@pytest.mark.parametrize("stopped_at", [3, 10, 17])
+def test_a_mask_that_was_stopped_goes_on_to_the_same_mask(llama: Model, tmp_path: Path, stopped_at: int):
+    examples, bases = examples_of(llama), coders(llama)
+    effects, stage = feature_attributions(examples, bases), Stage.of(examples, bases)
+    settings = MaskSettings(candidates=60, steps=25, pairs=4)
+    whole = learned_circuit(stage, effects, 0.3, settings)
+    stop, kept, done = Stop(), Kept(tmp_path, {}), []
+
+    def progress(step: int, steps: int) -> None:
+        done.append(step)
+        stop.soon = step == stopped_at
+
+    with pytest.raises(CancelledError):
+        learned_circuit(stage, effects, 0.3, settings, kept=kept, progress=progress, stop=stop)
+    done.clear()
+    assert learned_circuit(stage, effects, 0.3, settings, kept=kept, progress=progress, stop=Stop()) == whole
+    assert done == list(range(stopped_at // 10 * 10 + 1, 26)), "only what was not kept is computed again"
+    states = [load_file(path)["value"] for path in sorted(tmp_path.rglob("*25 steps*"))]
+    learned_circuit(stage, effects, 0.3, settings, kept=Kept(tmp_path / "whole", {}))
+    assert torch.equal(states[0], load_file(next((tmp_path / "whole").rglob("*25 steps*")))["value"])
 
 
 # Refusals and records

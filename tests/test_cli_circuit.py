@@ -363,7 +363,7 @@ def test_a_search_says_that_it_goes_on(bathyscope, folder: Path):
     parts = folder / ".circuit.json.parts" / "0"
     parts.mkdir(parents=True)
     (parts / "gradient.safetensors").write_bytes(b"")
-    assert "going on: 1 finished part" in find(bathyscope, folder).err
+    assert "going on from 1 finished part in" in find(bathyscope, folder).err
 
 
 def test_labels_of_nothing_are_told(bathyscope, folder: Path):

@@ -30,7 +30,8 @@ from bathyscope.results import provenance
 from bathyscope.sae import SparseCoder
 
 SIZES: Final = (5, 10, 20, 50, 100, 200)
-PENALTIES: Final = (0.1, 0.3, 1.0)
+PENALTIES: Final = (0.3, 1.0, 3.0)
+"""Of learned masks: smaller ones leave hundreds of features in the agreement study, larger ones too few."""
 FAITHFUL: Final = (0.9, 1.1)
 """Where the faithfulness of a circuit has to lie that is preferred for being small."""
 RANKED: Final = "largest attributions"
@@ -193,22 +194,25 @@ def proposed(
     stop: Stop | None = None,
 ) -> Iterator[tuple[str, Circuit]]:
     """Circuits of every rule, each with its rule in words."""
-    kept = kept or Kept(None, {})
     for size in choices.wanted_sizes():
         circuit = ranked_circuit(attributions, size, stage.bases, errors=choices.errors)
         if len(circuit) == size:
             yield RANKED, circuit
     for penalty in choices.penalties:
         name = f"learned mask, penalty {penalty:g}"
-        progress = say(name) if say else None
-
-        def learn(penalty: float = penalty, progress: Progress | None = progress) -> dict[str, Any]:
-            found = learned_circuit(
-                stage, attributions, penalty, choices.mask, errors=choices.errors, progress=progress, stop=stop
-            )
-            return found.to_dict()
-
-        yield name, Circuit.from_dict(kept.record(name, learn))
+        yield (
+            name,
+            learned_circuit(
+                stage,
+                attributions,
+                penalty,
+                choices.mask,
+                errors=choices.errors,
+                kept=kept,
+                progress=say(name) if say else None,
+                stop=stop,
+            ),
+        )
 
 
 def smallest_faithful(

@@ -9,6 +9,7 @@ reported.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from bathyscope.circuits.attributions import Attributions
 from bathyscope.circuits.circuit import Circuit, Errors, Stage
 from bathyscope.circuits.features import Feature, Gates
+from bathyscope.circuits.kept import Kept
 from bathyscope.circuits.runs import differences
 from bathyscope.engine import Stop
 from bathyscope.engine.events import CancelledError
@@ -26,6 +28,8 @@ from bathyscope.sites import Site
 
 OPEN: Final = 2.0
 """What a gate starts at, before the sigmoid: nearly open, since a shut circuit has no gradient."""
+STRETCH: Final = 10
+"""Steps that are kept together."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ def learned_circuit(
     settings: MaskSettings | None = None,
     *,
     errors: Errors = "nodes",
+    kept: Kept | None = None,
     progress: Progress | None = None,
     stop: Stop | None = None,
 ) -> Circuit:
@@ -69,37 +74,87 @@ def learned_circuit(
         penalty: on the share of candidates that are kept; more of it keeps fewer.
         settings: the numbers of the learning.
         errors: see `Circuit`.
+        kept: where every ten steps are kept, for going on after a stop; its spec names all that they depend on but
+            the penalty.
         progress: called with steps done and all of them.
         stop: looked at between steps.
+
+    Raises:
+        CancelledError: `stop` said so.
     """
-    settings = settings or MaskSettings()
+    settings, kept = settings or MaskSettings(), kept or Kept(None, {})
     chosen = [one for one, _ in attributions.top(settings.candidates, list(stage.bases), errors=errors == "nodes")]
-    gates = _Candidates(stage, chosen, errors)
-    levels = torch.full((len(chosen),), OPEN, requires_grad=True)
-    adam = torch.optim.Adam([levels], lr=settings.learning_rate)
-    generator = torch.Generator().manual_seed(settings.seed)
-    whole = stage.differences({site: _open(one) for site, one in gates.gates(torch.ones(len(chosen))).items()})
-    scale = float(whole.square().mean())
-    for step in range(settings.steps):
-        if stop is not None and (stop.now or stop.soon):
-            raise CancelledError("the learning of a mask was stopped", "nothing of it is kept")
-        rows = torch.randperm(len(stage.examples), generator=generator)[: settings.pairs].tolist()
-        with torch.enable_grad():
-            soft = levels.sigmoid()
-            if step >= settings.steps // 2:
-                soft = (soft > 0.5).to(soft) + soft - soft.detach()
-            part = stage.rows(rows)
-            examples, writes = part.examples, part.writes(gates.gates(soft))
-            made = differences(examples.model, examples.clean, examples.answers, part.start, writes)
-            missed = (made - whole[rows].to(made)).square().mean() / scale
-            loss = missed + penalty * soft.mean()
-            adam.zero_grad()
-            loss.backward()
-        adam.step()
-        if progress is not None:
-            progress(step + 1, settings.steps)
-    kept = (levels > 0).tolist()
-    return Circuit(stage.bases, [one for one, keep in zip(chosen, kept, strict=True) if keep], errors)
+    learning = _Learning.of(_Candidates(stage, chosen, errors), penalty, settings)
+    level = torch.full((len(chosen),), OPEN)
+    state = torch.stack([level, torch.zeros_like(level), torch.zeros_like(level)])
+    for first in range(0, settings.steps, STRETCH):
+        part = range(first, min(first + STRETCH, settings.steps))
+        state = kept.tensor(
+            f"mask, penalty {penalty:g}, {part.stop} steps", partial(learning.go, state, part, progress, stop)
+        )
+    open_ones = (state[0] > 0).tolist()
+    return Circuit(stage.bases, [one for one, is_open in zip(chosen, open_ones, strict=True) if is_open], errors)
+
+
+@dataclass(frozen=True, eq=False)
+class _Learning:
+    """What does not change while a mask is learned.
+
+    Args:
+        candidates: the features that have a gate.
+        penalty: on the share of them that are kept.
+        settings: the numbers of the learning.
+        whole: each pair's logit difference with every gate open, (pairs,).
+    """
+
+    candidates: "_Candidates"
+    penalty: float
+    settings: MaskSettings
+    whole: Tensor
+
+    @classmethod
+    def of(cls, candidates: "_Candidates", penalty: float, settings: MaskSettings) -> "_Learning":
+        gates = candidates.gates(torch.ones(len(candidates.features)))
+        whole = candidates.stage.differences({site: _open(one) for site, one in gates.items()})
+        return cls(candidates, penalty, settings, whole)
+
+    def go(self, state: Tensor, steps: range, progress: Progress | None, stop: Stop | None) -> Tensor:
+        """Some steps of Adam: from its levels and both of its means to what they are then, (3, candidates)."""
+        levels = state[0].clone().requires_grad_()
+        adam = torch.optim.Adam([levels], lr=self.settings.learning_rate)
+        if steps.start:
+            means = {"exp_avg": state[1].clone(), "exp_avg_sq": state[2].clone()}
+            adam.state[levels] = {"step": torch.tensor(float(steps.start)), **means}
+        for step, rows in zip(steps, self._draws(steps), strict=True):
+            if stop is not None and (stop.now or stop.soon):
+                raise CancelledError(
+                    "the learning of a mask was stopped", "of where parts are kept, all but its last steps are"
+                )
+            with torch.enable_grad():
+                soft = levels.sigmoid()
+                if step >= self.settings.steps // 2:
+                    soft = (soft > 0.5).to(soft) + soft - soft.detach()
+                loss = self._missed(soft, rows) + self.penalty * soft.mean()
+                adam.zero_grad()
+                loss.backward()
+            adam.step()
+            if progress is not None:
+                progress(step + 1, self.settings.steps)
+        kept = adam.state[levels]
+        return torch.stack([levels.detach(), kept["exp_avg"], kept["exp_avg_sq"]])
+
+    def _draws(self, steps: range) -> list[list[int]]:
+        """The pairs of some steps: what a seed draws is one sequence, wherever in it one begins."""
+        generator, n = torch.Generator().manual_seed(self.settings.seed), len(self.candidates.stage.examples)
+        draws = [torch.randperm(n, generator=generator)[: self.settings.pairs].tolist() for _ in range(steps.stop)]
+        return draws[steps.start :]
+
+    def _missed(self, soft: Tensor, rows: list[int]) -> Tensor:
+        """The squared distance of some pairs from the model's, as a share of the mean square of all."""
+        part = self.candidates.stage.rows(rows)
+        examples, writes = part.examples, part.writes(self.candidates.gates(soft))
+        made = differences(examples.model, examples.clean, examples.answers, part.start, writes)
+        return (made - self.whole[rows].to(made)).square().mean() / float(self.whole.square().mean())
 
 
 @dataclass(frozen=True, eq=False)

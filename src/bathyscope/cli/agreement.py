@@ -31,7 +31,7 @@ def command(
     errors: own.Errors = "ablated",
     ablation: own.Ablation = "mean",
     sizes: own.Sizes = "5,10,20,50,100,200",
-    penalties: own.Penalties = "0.03,0.1,0.3,1",
+    penalties: own.Penalties = "0.3,1,3",
     steps: own.Steps = 8,
     compare: own.Compare = True,
     labels: own.Labels = None,
@@ -76,14 +76,17 @@ def command(
     if text is not None and not any(coders.glob("*/cfg.json")):
         _train(coders, text, wanted or spread(read.n_layers), latents, seed, read, shown)
     found = circuit_request.coders(coders, wanted)
+    kept = None if out is None else circuit_request.parts_beside(out)
     with stoppable() as stop, circuit_request.saying(shown) as say:
         from bathyscope import studies
 
-        result = studies.agreement(read, found, asked, say=say, stop=stop)
+        result = studies.agreement(read, found, asked, kept=kept, say=say, stop=stop)
     result = replace(result, found=result.found.named(told))
     study_files.show_or_save(
         result, as_json=as_json, out=out, plots=plots or (), draw="save_graph", show=agreement_tables.show
     )
+    if kept is not None:
+        circuit_request.forget(kept)
 
 
 def spread(n_layers: int, n: int = SITES) -> list[str]:

@@ -18,7 +18,7 @@ def command(
     errors: agreement.Errors = "nodes",
     ablation: agreement.Ablation = "mean",
     sizes: agreement.Sizes = "5,10,20,50,100,200",
-    penalties: agreement.Penalties = "0.1,0.3,1",
+    penalties: agreement.Penalties = "0.3,1,3",
     method: circuit.Method = "integrated-gradients",
     baseline: circuit.Baseline = "corrupted",
     steps: agreement.Steps = 8,
@@ -69,9 +69,7 @@ def command(
         examples = read_examples(read, pairs, limit=limit)
     for line in examples.left_out:
         terminal.note(f"left out: {line}")
-    kept = out.with_name(f".{out.name}.parts")
-    if n_kept := sum(1 for one in kept.rglob("*") if one.is_file()):
-        terminal.note(f"going on: {n_kept} finished parts are kept in {kept}; one that was under way begins anew")
+    kept = circuit_request.parts_beside(out)
     with stoppable() as stop, circuit_request.saying(shown) as say:
         result = find_circuit(read, examples, found, asked, kept=kept, say=say, stop=stop)
     show_or_save(result, as_json=as_json, out=out, show=circuit_tables.show)

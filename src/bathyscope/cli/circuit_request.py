@@ -108,6 +108,14 @@ def circuit_coders(circuit: "CircuitResult", folder: Path | None) -> "dict[Path,
     return found
 
 
+def parts_beside(out: Path) -> Path:
+    """The folder beside a file in which the parts of unfinished work lie; if there are any, it says so."""
+    kept = out.with_name(f".{out.name}.parts")
+    if n_kept := sum(1 for one in kept.rglob("*") if one.is_file()):
+        terminal.note(f"going on from {n_kept} finished part{'s' * (n_kept > 1)} in {kept}")
+    return kept
+
+
 def check_pairs(path: Path) -> None:
     """Refuse a file of pairs that cannot be read, before a model is waited for.
 

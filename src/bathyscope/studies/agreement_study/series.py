@@ -31,6 +31,7 @@ from bathyscope.circuits import (
 from bathyscope.circuits.circuit import Errors
 from bathyscope.circuits.features import Parts
 from bathyscope.circuits.finding import RANKED
+from bathyscope.circuits.kept import Kept
 from bathyscope.engine import Stop
 from bathyscope.generation import Progress
 from bathyscope.model import Model
@@ -68,6 +69,7 @@ class Ground:
         find: FindChoices,
         *,
         known: Attributions | None = None,
+        kept: Kept | None = None,
         progress: Progress | None = None,
         stop: Stop | None = None,
     ) -> "Ground":
@@ -84,6 +86,7 @@ class Ground:
                 method=find.method,
                 baseline=find.baseline,
                 steps=find.steps,
+                kept=kept,
                 progress=progress,
                 stop=stop,
             )
@@ -115,12 +118,11 @@ class Ground:
                 yield self.record(Circuit(self.train.bases, chosen, "ablated"), f"random, draw {draw + 1}")
 
     def learned(
-        self, penalties: Sequence[float], errors: Errors, settings: MaskSettings, stop: Stop | None = None
-    ) -> Iterator[tuple[Circuit, dict[str, Any]]]:
-        """Circuits of learned masks, one a penalty, each with its record."""
-        for penalty in penalties:
-            circuit = learned_circuit(self.train, self.attributions, penalty, settings, errors=errors, stop=stop)
-            yield circuit, self.record(circuit, f"learned mask, penalty {penalty:g}")
+        self, penalty: float, errors: Errors, settings: MaskSettings, kept: Kept | None, stop: Stop | None
+    ) -> tuple[Circuit, dict[str, Any]]:
+        """The circuit of a learned mask, with its record."""
+        circuit = learned_circuit(self.train, self.attributions, penalty, settings, errors=errors, kept=kept, stop=stop)
+        return circuit, self.record(circuit, f"learned mask, penalty {penalty:g}")
 
     def everything(self) -> dict[str, Any]:
         """All features with errors ablated: no circuit of them can be better but by chance."""

@@ -18,6 +18,7 @@ from bathyscope.circuits import (
 from bathyscope.circuits.attributions import Method
 from bathyscope.circuits.circuit import Errors
 from bathyscope.circuits.finding import ABLATED, HOW_FAITHFUL, RANKED, Say, smallest_faithful
+from bathyscope.circuits.kept import Kept
 from bathyscope.circuits.placing import coder_records, latent_bases
 from bathyscope.circuits.sums import site_sums
 from bathyscope.engine import Stop
@@ -35,7 +36,6 @@ from bathyscope.studies.agreement_study.series import (
     neurons,
 )
 
-PENALTIES: Final = (0.03, 0.1, 0.3, 1.0)
 CHALLENGERS: Final[tuple[Method, ...]] = ("relp", "attribution-patching")
 """Attributions of one pass, beside those of several steps."""
 
@@ -56,7 +56,7 @@ class AgreementChoices:
     train: int = 80
     held_out: int = 60
     compare: bool = True
-    find: FindChoices = field(default_factory=lambda: FindChoices(errors="ablated", penalties=PENALTIES))
+    find: FindChoices = field(default_factory=lambda: FindChoices(errors="ablated"))
 
     def __post_init__(self) -> None:
         if self.case not in AGREEMENT_CASES:
@@ -73,6 +73,7 @@ def agreement(
     coders: Mapping[Path, SparseCoder],
     choices: AgreementChoices | None = None,
     *,
+    kept: Path | None = None,
     say: Say | None = None,
     stop: Stop | None = None,
 ) -> AgreementResult:
@@ -83,6 +84,8 @@ def agreement(
         coders: autoencoders of different sites, such as `resid_post.10` and `resid_post.19`, by where they lie; only
             these sites are cut.
         choices: what is measured.
+        kept: a folder for attributions and masks that are finished; with the same choices, a study that was stopped
+            goes on from there.
         say: called with each part of the work as it begins.
         stop: looked at between parts.
 
@@ -95,11 +98,14 @@ def agreement(
     bases = latent_bases(model, coders.values())
     find = choices.find
     items = Items.of(model, choices.case, choices.train, choices.held_out, find.seed)
+    spec = {**choices.spec(), "bases": {str(site): basis.spec() for site, basis in bases.items()}}
+    parts = Kept(kept, {**spec, "model": dict(model.provenance()), "pairs": list(items.records)})
     ground = Ground.of(
         "latents",
         items,
         bases,
         find,
+        kept=parts,
         progress=say("attributions of latents"),
         stop=stop,
     )
@@ -110,14 +116,12 @@ def agreement(
     found: list[tuple[Circuit, dict[str, Any]]] = []
     for penalty in find.penalties:
         say(f"a mask, penalty {penalty:g}")
-        found += ground.learned([penalty], find.errors, find.mask, stop)
+        found.append(ground.learned(penalty, find.errors, find.mask, parts, stop))
     records += [record for _, record in found]
     circuit, chosen = _chosen(ground, found, records, choices)
     if choices.compare:
         records += _compared(model, items, ground, choices, say, stop)
-    whence = provenance(
-        [model.provenance()], {**choices.spec(), "bases": {str(site): basis.spec() for site, basis in bases.items()}}
-    )
+    whence = provenance([model.provenance()], spec)
     nodes, compared = circuit_nodes(
         ground.attributions, list(circuit.features), seen=items.held_out, progress=say("effects of features")
     )
