@@ -13,7 +13,7 @@ from bathyscope.circuits.circuit import Circuit, Stage, mean_parts
 from bathyscope.circuits.circuit_result import CircuitResult, open_circuit
 from bathyscope.circuits.edges import Edge, feature_edges
 from bathyscope.circuits.edit_result import Change, EditResult
-from bathyscope.circuits.editing import edit_features
+from bathyscope.circuits.editing import Editor, edit_features
 from bathyscope.circuits.effects import Comparison, feature_effects
 from bathyscope.circuits.ends import Ends
 from bathyscope.circuits.examples import Examples
@@ -38,6 +38,7 @@ __all__ = [
     "Directions",
     "Edge",
     "EditResult",
+    "Editor",
     "Ends",
     "Examples",
     "Faithfulness",

@@ -21,7 +21,7 @@ from bathyscope.circuits.ends import Baseline, Ends
 from bathyscope.circuits.examples import Examples
 from bathyscope.circuits.features import Basis, Feature, flat
 from bathyscope.circuits.kept import Kept
-from bathyscope.circuits.runs import gradients_at, gradients_through, measured, measured_at
+from bathyscope.circuits.runs import Watch, gradients_at, gradients_through, measured, measured_at, stopping
 from bathyscope.engine import Stop
 from bathyscope.engine.events import CancelledError
 from bathyscope.errors import UsageError
@@ -174,7 +174,7 @@ def feature_attributions(
         steps: points between the ends, at the middles of equal steps.
         kept: where finished sites' gradients are kept, for going on after a stop.
         progress: called with the sites that are done and those there are.
-        stop: looked at between sites.
+        stop: looked at between sites, and before every pass by whoever cannot wait.
 
     Raises:
         UsageError: no site, no step, a basis of another width.
@@ -199,7 +199,7 @@ def feature_attributions(
             raise CancelledError("the attributions were stopped", f"{done} of {len(by_site)} sites are done")
         start = starts[layers[site]]
         if method == "integrated-gradients":
-            find = partial(_mean_gradient, examples, site, ends, start, steps)
+            find = partial(mean_gradient, examples, site, ends, start, steps, stopping(stop))
             gradients[site] = find() if kept is None else kept.tensor(f"gradient {site}", find)
         site_totals[site] = clean - measured_at(model, examples.clean, examples.answers, site, ends.other, start)
         if progress is not None:
@@ -220,15 +220,25 @@ def one_pass_gradients(examples: Examples, sites: Sequence[Site], method: Method
         return gradients_through(model, examples.clean, examples.answers, sites)
 
 
-def _mean_gradient(examples: Examples, site: Site, ends: Ends, start: Start, steps: int) -> Tensor:
-    """The metric's mean gradient by a site on the way between its ends, (pairs, positions, width)."""
+def mean_gradient(
+    examples: Examples, site: Site, ends: Ends, start: Start, steps: int, watch: Watch | None = None
+) -> Tensor:
+    """The metric's mean gradient by a site on the way between its ends, (pairs, positions, width).
+
+    Args:
+        examples: the pairs.
+        site: which site.
+        ends: what it holds at both.
+        start: where the prompts are run from: at the site itself or below it.
+        steps: points between the ends, at the middles of equal steps.
+        watch: of each pass; there are `steps` prompts to each pair.
+    """
     shares = (torch.arange(steps) + 0.5) / steps
     n = len(examples)
     rows = torch.arange(n).repeat(steps)
     values = torch.lerp(ends.other[rows], ends.clean[rows], shares.repeat_interleave(n)[:, None, None].to(ends.clean))
-    _, found = gradients_at(
-        examples.model, examples.clean * steps, examples.answers.repeat(steps, 1), site, values, start.rows(rows)
-    )
+    answers = examples.answers.repeat(steps, 1)
+    _, found = gradients_at(examples.model, examples.clean * steps, answers, site, values, start.rows(rows), watch)
     return found.unflatten(0, (steps, n)).mean(0)
 
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Self
 
 from typing_extensions import override
 
+from bathyscope.circuits.features import ERROR
 from bathyscope.errors import UsageError
 from bathyscope.pages import table_of
 from bathyscope.results import Result
@@ -14,27 +15,39 @@ from bathyscope.sites import Site
 
 @dataclass(frozen=True)
 class Change:
-    """A latent that is set to a value.
+    """A latent that is set to a value, or an error that is taken away.
 
     Args:
         site: where, such as "resid_post.12".
-        latent: its number.
+        latent: its number; None for what the coder does not explain there, its error.
         position: token index of the prompts, or None for every position.
-        value: in units of its activation; 0 takes it away.
+        value: in units of its activation; 0 takes it away, and an error can only be taken away.
+
+    Raises:
+        UsageError: an error is set to another value.
 
     Example:
         >>> from bathyscope.circuits import Change
         >>> str(Change.parse("resid_post.12/281@1")), Change.parse("resid_post.12/281=5").value
         ('resid_post.12/281@1 = 0', 5.0)
+        >>> Change.parse("resid_post.12/error@1").latent is None
+        True
     """
 
     site: str
-    latent: int
+    latent: int | None
     position: int | None = None
     value: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.latent is None and self.value != 0:
+            raise UsageError(
+                f"the error of {self.site} was to be set to {self.value:g}", "an error can be taken away only", "0"
+            )
+
     def __str__(self) -> str:
-        return f"{self.site}/{self.latent}{'' if self.position is None else f'@{self.position}'} = {self.value:g}"
+        place = "" if self.position is None else f"@{self.position}"
+        return f"{self.site}/{ERROR if self.latent is None else self.latent}{place} = {self.value:g}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -47,17 +60,17 @@ class Change:
         place, _, position = feature.strip().partition("@")
         site, _, latent = place.rpartition("/")
         try:
-            if not site or not latent.isdigit() or (position and not position.isdigit()):
+            if not site or not (latent.isdigit() or latent == ERROR) or (position and not position.isdigit()):
                 raise ValueError
-            return cls(
-                str(Site.parse(site)), int(latent), int(position) if position else None, float(value) if value else 0.0
-            )
+            number = None if latent == ERROR else int(latent)
+            at, to = int(position) if position else None, float(value) if value else 0.0
         except ValueError:
             raise UsageError(
                 f"{text!r} is no change of a latent",
-                "site/latent, site/latent@position or site/latent=value",
+                "site/latent, site/latent@position, site/latent=value or site/error",
                 "resid_post.12/281@1=0",
             ) from None
+        return cls(str(Site.parse(site)), number, at, to)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +81,8 @@ class EditResult(Result):
         changes: a record each: "change", and of the pairs' mean logit difference "predicted" (its attribution) and
             "measured" (made alone) change.
         before, after: mean logit difference, "accuracy" and, by case, both: without and with all changes.
-        controls: mean change of the logit difference with as many other latents set, a number a draw.
+        controls: mean change of the logit difference with as many other latents set, a number a draw; beside an error
+            a latent is taken away.
         loss: cross-entropy of a text in nats, "before" and "after", with its "tokens"; empty without a text.
         written: prompts with what the model writes "before" and "after".
         provenance: model, what was asked, versions.

@@ -1,12 +1,13 @@
 """Runs: logit differences of prompts that are run from a layer on, with writes, and gradients where they are wanted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from bathyscope.batches import Batch
 from bathyscope.circuits.writes import ReplaceLive
+from bathyscope.engine import CancelledError, Stop
 from bathyscope.gradients import check_gradient, row_gradients
 from bathyscope.hooks import Hooks
 from bathyscope.interventions import Write
@@ -18,6 +19,24 @@ TOKENS = 2048
 """Tokens of a pass without a graph."""
 GRAPH_TOKENS = 1024
 """Tokens of a pass that keeps its graph, which takes some 80 kB a token and block of a small model."""
+WATCHED_TOKENS = 192
+"""Tokens of a pass that is watched: less than a second of a small model on one core, at a twentieth more in all."""
+
+Watch = Callable[[int], None]
+"""Called before a pass with 0 and after it with its prompts; ends the work where it raises."""
+
+
+def stopping(stop: Stop | None) -> Watch | None:
+    """A watch that ends the work between two passes, where somebody cannot wait for what would be kept."""
+    if stop is None:
+        return None
+
+    def look(done: int) -> None:
+        del done
+        if stop.now:
+            raise CancelledError("the work was stopped between two passes", "what was finished before is kept")
+
+    return look
 
 
 def differences(
@@ -42,18 +61,30 @@ def differences(
 
 
 def measured(
-    model: Model, rows: Sequence[Tokens], answers: Tensor, start: Start, writes: Sequence[Write] = ()
+    model: Model,
+    rows: Sequence[Tokens],
+    answers: Tensor,
+    start: Start,
+    writes: Sequence[Write] = (),
+    watch: Watch | None = None,
 ) -> Tensor:
     """As `differences`, without a graph and in passes of `TOKENS` tokens, float64; writes are at all prompts alike."""
     with torch.no_grad():
         found = [
-            differences(model, rows[part], answers[part], start.rows(part), writes) for part in parts(rows, TOKENS)
+            differences(model, rows[part], answers[part], start.rows(part), writes)
+            for part in parts(rows, TOKENS, watch)
         ]
     return torch.cat(found).double()
 
 
 def gradients_at(
-    model: Model, rows: Sequence[Tokens], answers: Tensor, site: Site, values: Tensor, start: Start
+    model: Model,
+    rows: Sequence[Tokens],
+    answers: Tensor,
+    site: Site,
+    values: Tensor,
+    start: Start,
+    watch: Watch | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Logit differences with values written at a whole site, and their gradients by these.
 
@@ -64,6 +95,7 @@ def gradients_at(
         site: what is written, at all positions.
         values: (prompts, positions, width), heads side by side.
         start: where the prompts are run from: at the site itself or below it.
+        watch: of each pass.
 
     Returns:
         (prompts,) and (prompts, positions, width).
@@ -72,7 +104,7 @@ def gradients_at(
         InterventionError: a gradient is not finite.
     """
     found, slopes = [], []
-    for part in parts(rows, GRAPH_TOKENS):
+    for part in parts(rows, GRAPH_TOKENS, watch):
         with torch.enable_grad():
             value = values[part].detach().clone().requires_grad_()
             metric = differences(model, rows[part], answers[part], *_given(site, value, start.rows(part)))
@@ -111,11 +143,16 @@ def gradients_through(
     return {site: torch.cat(ones) for site, ones in found.items()}
 
 
-def parts(rows: Sequence[Tokens], tokens: int) -> Iterator[slice]:
-    """Prompts of one length, as many in a part as have so many tokens."""
-    n = max(1, tokens // len(rows[0]))
+def parts(rows: Sequence[Tokens], tokens: int, watch: Watch | None = None) -> Iterator[slice]:
+    """Prompts of one length, as many in a part as have so many tokens, each of which is watched."""
+    n = max(1, (tokens if watch is None else min(tokens, WATCHED_TOKENS)) // len(rows[0]))
     for first in range(0, len(rows), n):
-        yield slice(first, first + n)
+        part = slice(first, min(first + n, len(rows)))
+        if watch is not None:
+            watch(0)
+        yield part
+        if watch is not None:
+            watch(part.stop - part.start)
 
 
 def measured_at(

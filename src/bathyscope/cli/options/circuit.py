@@ -148,7 +148,8 @@ Changes = Annotated[
         metavar="FEATURE[=X]",
         show_default=False,
         help="A latent that is set to a value, 0 unless said: --set resid_post.12/281, at one position of the pairs "
-        "--set resid_post.12/281@1, or to another value --set resid_post.12/281=5. May be given several times.",
+        "--set resid_post.12/281@1, or to another value --set resid_post.12/281=5; or an error that is taken away: "
+        "--set resid_post.12/error@1. May be given several times.",
         rich_help_panel=EDITS,
     ),
 ]
