@@ -174,7 +174,7 @@ def test_a_study_that_was_stopped_goes_on_from_what_is_kept(tmp_path, monkeypatc
     def made_again(*_: object) -> torch.Tensor:
         raise AssertionError("what is kept is made again")
 
-    monkeypatch.setattr("bathyscope.circuits.attributions._mean_gradient", made_again)
+    monkeypatch.setattr("bathyscope.circuits.attributions.mean_gradient", made_again)
     assert agreement(agreement_model(), placed(), quick, kept=tmp_path).rows()
     with pytest.raises(AssertionError, match="made again"):
         agreement(agreement_model(), placed(), replace(quick, train=20), kept=tmp_path)

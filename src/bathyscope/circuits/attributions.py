@@ -21,7 +21,7 @@ from bathyscope.circuits.ends import Baseline, Ends
 from bathyscope.circuits.examples import Examples
 from bathyscope.circuits.features import Basis, Feature, flat
 from bathyscope.circuits.kept import Kept
-from bathyscope.circuits.runs import Watch, gradients_at, gradients_through, measured, measured_at, stopping
+from bathyscope.circuits.runs import Watch, gradients_at, gradients_through, measured, measured_at
 from bathyscope.engine import Stop
 from bathyscope.engine.events import CancelledError
 from bathyscope.errors import UsageError
@@ -174,7 +174,7 @@ def feature_attributions(
         steps: points between the ends, at the middles of equal steps.
         kept: where finished sites' gradients are kept, for going on after a stop.
         progress: called with the sites that are done and those there are.
-        stop: looked at between sites, and before every pass by whoever cannot wait.
+        stop: looked at between sites.
 
     Raises:
         UsageError: no site, no step, a basis of another width.
@@ -199,7 +199,7 @@ def feature_attributions(
             raise CancelledError("the attributions were stopped", f"{done} of {len(by_site)} sites are done")
         start = starts[layers[site]]
         if method == "integrated-gradients":
-            find = partial(mean_gradient, examples, site, ends, start, steps, stopping(stop))
+            find = partial(mean_gradient, examples, site, ends, start, steps)
             gradients[site] = find() if kept is None else kept.tensor(f"gradient {site}", find)
         site_totals[site] = clean - measured_at(model, examples.clean, examples.answers, site, ends.other, start)
         if progress is not None:

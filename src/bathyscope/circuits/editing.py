@@ -114,8 +114,9 @@ class Editor:
         >>> from bathyscope.circuits import Change, Editor, Examples
         >>> from bathyscope.readouts import LogitDiff
         >>> from bathyscope.sae import KeepAbove, SparseCoder
-        >>> model, one = bathyscope.load(), torch.eye(576)
-        >>> coder = SparseCoder(one, torch.zeros(576), one, torch.zeros(576), KeepAbove(torch.tensor(0.0)),
+        >>> model = bathyscope.load()
+        >>> one, zeros = torch.eye(model.d_model), torch.zeros(model.d_model)
+        >>> coder = SparseCoder(one, zeros, one, zeros, KeepAbove(torch.tensor(0.0)),
         ...     site=model.site("resid_post.28"), target=model.site("resid_post.28"))
         >>> pairs = Examples(model, [pair(model, "The boats", "The boat", LogitDiff(" they", " it"))])
         >>> found = Editor([coder], pairs, steps=2).edit([Change("resid_post.28", 3, position=1)])

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from bathyscope.batches import Batch
 from bathyscope.circuits.writes import ReplaceLive
-from bathyscope.engine import CancelledError, Stop
 from bathyscope.gradients import check_gradient, row_gradients
 from bathyscope.hooks import Hooks
 from bathyscope.interventions import Write
@@ -24,19 +23,6 @@ WATCHED_TOKENS = 192
 
 Watch = Callable[[int], None]
 """Called before a pass with 0 and after it with its prompts; ends the work where it raises."""
-
-
-def stopping(stop: Stop | None) -> Watch | None:
-    """A watch that ends the work between two passes, where somebody cannot wait for what would be kept."""
-    if stop is None:
-        return None
-
-    def look(done: int) -> None:
-        del done
-        if stop.now:
-            raise CancelledError("the work was stopped between two passes", "what was finished before is kept")
-
-    return look
 
 
 def differences(
