@@ -110,7 +110,7 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(bathyscope, folder, monk
     from bathyscope.circuits import attributions, finding
 
     made: list[str] = []
-    gradient, learn = attributions._mean_gradient, finding.learned_circuit
+    gradient, learn = attributions.mean_gradient, finding.learned_circuit
 
     def counted(examples, site, *rest):
         made.append(str(site))
@@ -120,7 +120,7 @@ def test_a_search_that_was_stopped_goes_on_where_it_was(bathyscope, folder, monk
         stop.soon = True
         return learn(*args, stop=stop, **options)
 
-    monkeypatch.setattr(attributions, "_mean_gradient", counted)
+    monkeypatch.setattr(attributions, "mean_gradient", counted)
     monkeypatch.setattr(finding, "learned_circuit", stopped)
     assert find(bathyscope, folder, "--penalties", "0.3", "--limit", "8").code == 130
     first = list(made)
