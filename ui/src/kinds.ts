@@ -29,6 +29,8 @@ export interface Kind {
   says: string;
   fields: Field[];
   examples: Record<string, string>[];
+  /** What a newcomer is told before there is an answer. */
+  steps?: string[];
 }
 
 const text: Field = { name: "text", label: "Prompt", kind: "area", usual: "", needed: true, hint: "what the model reads" };
@@ -49,7 +51,7 @@ export const KINDS: Kind[] = [
     says: "What does each layer hold at each token? Its vector is written into another prompt, where the model says in its own words what stands there.",
     fields: [
       text,
-      { name: "prompt", label: "Inspection prompt", kind: "choice", usual: "entity-description", choices: (told) => Object.keys(told.prompts), hint: "what the vector is written into" },
+      { name: "prompt", label: "Inspection prompt", kind: "choice", usual: "entity-description", choices: (told) => Object.keys(told.prompts), hint: "written into" },
       at("all"),
       layers,
       { name: "new_tokens", label: "Tokens written", kind: "number", usual: "12", min: 1, max: 64, more: true },
@@ -68,6 +70,11 @@ export const KINDS: Kind[] = [
       { name: "controls", label: "Controls", kind: "choices", usual: "shuffled", choices: (told) => told.controls.filter((one) => one !== "unpatched"), more: true },
     ],
     examples: [{ text: "Diana, Princess of Wales" }, { text: "Alexander the Great" }, { text: "New York City" }],
+    steps: [
+      "Type a sentence above and press Enter. Its tokens, the pieces that the model reads, stand below it.",
+      "The grid that comes has a column for each token and a row for each layer, the first ones at the bottom. In row 4 of the last column stands what the model, after block 4, holds of the last word.",
+      "Click a cell for all of its text, what the model says without it, and the command that makes it. Click a token to see its column.",
+    ],
   },
   {
     kind: "lens",
@@ -92,6 +99,7 @@ export const KINDS: Kind[] = [
       { name: "keep", label: "Keep", kind: "choices", usual: "", choices: () => ["under Runs"], when: (_told, values) => lensOf(values) !== PUSHING, more: true },
     ],
     examples: [{ text: "The capital of France is" }, { text: "The boats near the cabinet" }],
+    steps: ["Type the beginning of a sentence above and press Enter. In each cell stands the next token that this layer would say there; at the top is what the model says."],
   },
   {
     kind: "trace",
