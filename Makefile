@@ -42,7 +42,7 @@ test-ui: ui  ## Run the web app's tests in a real browser; pictures of it go int
 	@command -v chromium >/dev/null || { echo "==> installing chromium"; apt-get install -y chromium; } || { \
 	  echo "Chromium is needed. Try: sudo apt install chromium (Debian, Ubuntu)"; exit 1; }
 	@$(PY) -c 'import playwright, anywidget' 2>/dev/null || $(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,frames,browser,notebook]'
-	@$(PY) -m pytest -m browser tests/test_ui.py tests/test_ui_files.py tests/test_circuit_viewer.py tests/test_notebook.py
+	@$(PY) -m pytest -m browser tests/test_ui.py tests/test_ui_files.py tests/test_ui_mappings.py tests/test_circuit_viewer.py tests/test_notebook.py
 
 lint: $(VENV)/.dev  ## Check style and formatting.
 	$(PY) -m ruff check

@@ -77,7 +77,7 @@ class Watched:
 
     def close(self) -> None:
         self.context.close()
-        assert self.faults == []
+        assert self.faults == [], self.faults
 
     def picture(self, name: str) -> None:
         """Keep a picture of the page for people."""

@@ -91,8 +91,25 @@ def test_what_is_measured_is_said_where_it_is_not_what_was_typed(bathyscope, tin
 def test_asking_again_computes_nothing(bathyscope, tiny):
     first, again = (bathyscope(*PATCH, "--layers", "1", "--json", "--model", tiny).json() for _ in range(2))
     assert again["timing"]["computed"] == 0 and again["rows"] == first["rows"]
-    done = bathyscope("runs", "resume", first["run"][:8])
-    assert_one_line(done, "same bathyscope")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        (*PATCH, "--layers", "1", "--site", "z", "--heads"),
+        (*PATCH, "--layers", "embed,1", "--window", "2"),
+        ("trace", CLEAN, "--subject", "cat", "--noise", "us2", "--samples", "2", "--layers", "0-1", "--at", "last"),
+        ("knockout", CLEAN, "--layers", "1,2", "--keys", "cat", "--window", "1"),
+    ],
+)
+def test_a_run_is_asked_again_by_its_id(bathyscope, tiny, asked):
+    first = bathyscope(*asked, "--json", "--model", tiny).json()
+    again = bathyscope("runs", "resume", first["run"][:8], "--json").json()
+    assert again["timing"]["computed"] == 0 and again["run"] == first["run"]
+    for part in ("rows", "values", "prompts", "metric", "notes"):
+        assert again[part] == first[part], part
+    assert "effect at" in bathyscope("runs", "resume", first["run"][:8]).out
+    assert CLEAN in bathyscope("runs", "list").out
 
 
 @pytest.mark.parametrize(

@@ -308,6 +308,7 @@ def test_what_is_not_opened_is_told(browser: Any, tmp_path: Path):
         watched = Watched(browser)
         page = watched.page
         page.goto(server.access.link())
+        page.wait_for_selector("[data-prompt]")
         for view, option in (("Circuits", "--circuit"), ("Features", "--coder")):
             page.get_by_role("button", name=view).click()
             assert option in page.locator("main").inner_text()

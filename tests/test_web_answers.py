@@ -7,18 +7,20 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import bathyscope
-from agreement_model import agreement_model
+from agreement_model import agreement_model, coders
 from bathyscope import cli, loading
-from bathyscope.circuits import open_circuit
+from bathyscope.circuits import Change, edit_features, examples_of, open_circuit, runs
 from bathyscope.engine import CancelledError, Stop
 from bathyscope.sae.reading.dashboard import page_data
-from bathyscope.web import page
+from bathyscope.store import Store
+from bathyscope.web import opened, page
 from bathyscope.web.asked import Running
 from bathyscope.web.asked.ablate import AblateAsked
 from bathyscope.web.asked.steer import SteerAsked
@@ -190,6 +192,56 @@ def test_an_ablation_tells_its_progress_and_ends_when_nobody_listens(of_files: C
         SteerAsked(**OF_FILES["steer"]).run(Running(models, None, job))
 
 
+def test_the_next_ablation_of_a_circuit_runs_only_what_it_changes(of_files: Client, files, monkeypatch):
+    passes: list[int] = []
+    original = runs.differences
+
+    def counted(model, rows, *rest):
+        passes.append(len(rows))
+        return original(model, rows, *rest)
+
+    monkeypatch.setattr(runs, "differences", counted)
+    first, second = latents_of(files)[:2]
+    question = {**OF_FILES["ablate"], "pairs": 7}
+    of_files.post("/api/ask", {**question, "features": [first, second]}).message("done")
+    assert len(passes) > 6
+    passes.clear()
+    found = of_files.post("/api/ask", {**question, "features": [second]}).message("result")["result"]
+    assert passes == [7] * 6, "it, and five controls"
+    pairs = examples_of(agreement_model(), open_circuit(files["circuit"]).pairs[:7])
+    expected = edit_features(agreement_model(), coders(), [Change.parse(f"{second}=0.5")], pairs).to_dict()
+    for part in ("rows", "before", "after", "controls"):
+        assert _plain(found[part]) == _plain(expected[part])
+
+
+def test_what_is_kept_of_a_circuit_is_bounded(files, monkeypatch: pytest.MonkeyPatch):
+    circuit = next(iter(served(files).circuits.values()))
+    first = circuit.editor(agreement_model(), 4)
+    assert circuit.editor(agreement_model(), 4) is first
+    for pairs in (5, 6):
+        circuit.editor(agreement_model(), pairs)
+    assert circuit.editor(agreement_model(), 4) is not first and len(circuit._editors) == opened.EDITORS
+    monkeypatch.setattr(opened, "KEPT_BYTES", 0)
+    assert circuit.editor(agreement_model(), 9) is not circuit.editor(agreement_model(), 9)
+
+
+def test_an_error_of_a_circuit_is_taken_away(files, tmp_path: Path):
+    error, models = "resid_post.2/error@1", served(files)
+    circuit = models.circuits["verb-agreement"]
+    node = replace(circuit.view.nodes[0], key=error, kind="error")
+    view = replace(circuit.view, nodes=(*circuit.view.nodes, node))
+    loaded = dict(iter(models))
+    with running(tmp_path, models=Models(loaded, circuits={"verb-agreement": replace(circuit, view=view)})) as server:
+        client = Client(server).enter()
+        question = {**OF_FILES["ablate"], "features": [error]}
+        found = client.post("/api/ask", question).message("result")["result"]
+        typed = client.post("/api/command", {"question": question}).json()["shell"]
+    pairs = examples_of(agreement_model(), open_circuit(files["circuit"]).pairs[: question["pairs"]])
+    expected = edit_features(agreement_model(), coders(), [Change.parse(error)], pairs).to_dict()
+    assert _plain(found["rows"]) == _plain(expected["rows"]) and found["rows"][0]["measured"] != 0
+    assert f"--set {error} " in typed
+
+
 @pytest.mark.parametrize("question", [{**OF_FILES["steer"], "model": "tiny"}, {**OF_FILES["steer"], "latent": 9999}])
 def test_what_a_coder_is_not_for_is_refused(of_files: Client, question):
     assert "given" in of_files.post("/api/ask", question).message("error")["error"]
@@ -275,6 +327,30 @@ def test_runs_are_listed_shown_again_and_deleted(client: Client):
     assert client.ask("DELETE", f"/api/runs/{run}").json()["deleted"] > 0
     assert run not in {one["id"] for one in client.get("/api/runs").json()["runs"]}
     assert client.ask("POST", f"/api/runs/{run}/again").message("error")
+
+
+@pytest.mark.parametrize("name", ["trace", "patch", "knockout"])
+def test_causal_maps_are_shown_again_and_finished(client: Client, name: str):
+    question = {**QUESTIONS[name], "text": QUESTIONS[name]["text"] + " too"}
+    if name == "patch":
+        question["corrupted"] += " too"
+    first = client.post("/api/ask", question).message("result")["result"]
+    (listed,) = [one for one in client.get("/api/runs").json()["runs"] if one["id"] == first["run"]]
+    assert listed["again"] and listed["text"] == question["text"] and listed["method"] == first["method"]
+    answer = client.ask("POST", f"/api/runs/{first['run']}/again")
+    again = answer.message("result")["result"]
+    assert answer.message("done")["timing"]["computed"] == 0
+    for part in ("maps", "values", "metric", "prompts", "notes", "run"):
+        assert again[part] == first[part], part
+
+
+def test_runs_that_do_not_say_enough_say_so(tmp_path: Path):
+    with running(tmp_path) as server, Store(tmp_path / "store") as store:
+        client = Client(server).enter()
+        old = store.create_run("causal", {"method": "activation-patching", "positions": [[0]]}, {}, [])
+        other = store.create_run("probing", {}, {}, [])
+        for run, said in ((old, "older version"), (other, "of kind probing")):
+            assert said in client.ask("POST", f"/api/runs/{run}/again").message("error")["error"]["message"]
 
 
 def test_a_question_is_answered_by_the_model_that_it_names(tmp_path):

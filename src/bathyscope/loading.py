@@ -30,8 +30,8 @@ def load(
     """Load a causal language model and check that its sites are where its family keeps them.
 
     Args:
-        name: a Hugging Face id or a local folder; without it, the embedded SmolLM2-135M-Instruct,
-            which is fetched once.
+        name: a Hugging Face id or a local folder; without it, or by its own name, the embedded
+            SmolLM2-135M-Instruct, which is fetched once.
         revision: branch, tag or commit of a Hugging Face id.
         dtype: of the weights; float32 on a CPU and the checkpoint's own elsewhere, unless said.
         device: where the whole model goes, or
@@ -48,8 +48,8 @@ def load(
         >>> bathyscope.load()
         Model('SmolLM2-135M-Instruct', llama, 30 layers, d_model 576)
     """
-    folder = str(embedded_path() if name is None else name)
-    shown = EMBEDDED_NAME if name is None else str(name)
+    embedded = name is None or str(name) == EMBEDDED_NAME
+    folder, shown = (str(embedded_path()), EMBEDDED_NAME) if embedded else (str(name), str(name))
     if device is not None and device_map is not None:
         raise UsageError("both device and device_map were given", "device puts all in one place", 'device_map="auto"')
     placed = device_map if device_map is not None else {"": str(device)} if device is not None else None

@@ -38,6 +38,13 @@ const PALE = 0.35;
 const LEGENDS = {
   patchscope: { words: "words that are not those said when nothing is written", low: "none", high: "all", most: PALE },
   lens: { words: "probability of the likeliest token", low: "0", high: "1" },
+  words: { words: "how much the text depends on what was written", low: "0", high: "1", most: PALE },
+};
+
+const SHOWS: Record<string, string> = {
+  "backward-lens": "what a push towards a next token would write",
+  "attribute-lens": "what a relation makes of each layer",
+  "future-lens": "what the model will say later on",
 };
 
 /** Words that two texts do not share, as a share of all: 0 where they are the same. */
@@ -151,13 +158,15 @@ function ofLens(result: Result & { kind: "lens" }): Picture {
   for (const cell of result.cells) tokens[cell.position] = cell.token;
   const { columns, rows, at } = placed(result.cells.map((cell) => [cell.layer, cell.position, cell.layer]), tokens);
   const cells = new Map<string, Cell>();
+  const ranked = result.cells.some((cell) => cell.candidates.length);
   result.cells.forEach((cell, number) => {
     const place = at[number]!;
     const best = cell.candidates[0];
+    const depends = cell.relevancy.length ? PALE * (cell.relevancy.reduce((all, one) => all + one, 0) / cell.relevancy.length) : null;
     cells.set(keyOf(place.row, place.column), {
       ...place,
-      text: token(cell.text),
-      heat: best?.probability ?? null,
+      text: ranked ? token(cell.text) : cell.text,
+      heat: best?.probability ?? depends,
       note: best && percent(best.probability),
       state: "done",
       candidates: cell.candidates,
@@ -165,7 +174,8 @@ function ofLens(result: Result & { kind: "lens" }): Picture {
     });
   });
   const facts: [string, string][] = [["read", result.text], ["lens", result.lens], ["model", modelsOf(result)]];
-  return { title: `${result.lens}: what each layer would say next`, facts, corner: "layer", columns, rows, cells, legend: LEGENDS.lens };
+  const title = `${result.lens}: ${SHOWS[result.lens] ?? (ranked ? "what each layer would say next" : "what the model says of each layer")}`;
+  return { title, facts, corner: "layer", columns, rows, cells, legend: ranked ? LEGENDS.lens : LEGENDS.words };
 }
 
 function ofMap(result: Result & { kind: "causal" }, map: SignedMap): Picture {

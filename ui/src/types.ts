@@ -49,6 +49,8 @@ export interface LensCell extends Reading {
   layer: number;
   position: number;
   token: string;
+  /** Of each token of the text: how much it depends on what was written. */
+  relevancy: number[];
 }
 
 export interface SignedMap {
@@ -103,6 +105,18 @@ export interface Capabilities {
   lenses: string[];
   circuits: OpenedCircuit[];
   coders: OpenedCoder[];
+  mappings: OpenedMapping[];
+}
+
+export interface OpenedMapping {
+  name: string;
+  method: string;
+  /** The lens that looks through it, in its model; null where it leads into another one. */
+  lens: string | null;
+  /** Whether vectors can be written through it. */
+  writes: boolean;
+  source: string;
+  target: string;
 }
 
 export interface OpenedCircuit {
@@ -127,6 +141,10 @@ export interface OpenedCoder {
 export interface Run {
   id: string;
   kind: string;
+  /** The lens or the causal method that it is of. */
+  method: string | null;
+  /** Whether it says enough to be shown, and finished. */
+  again: boolean;
   created: string;
   status: "complete" | "incomplete";
   cells: number;
@@ -135,4 +153,4 @@ export interface Run {
   models: string[];
 }
 
-export type Question = { kind: string } & Record<string, string | number | string[] | number[]>;
+export type Question = { kind: string } & Record<string, string | number | boolean | string[] | number[]>;

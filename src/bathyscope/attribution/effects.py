@@ -56,6 +56,6 @@ def measured_effects(
         True
     """
     cells = [patched(metric, source, target, [site], [position]) for site, position in places]
-    found = measure(model, [*cells, Cell(target, metric)], metric, {}, progress=progress, stop=stop)
+    found = measure(model, [*cells, Cell(target, metric)], metric, {}, {}, progress=progress, stop=stop)
     *written, plain = found.values
     return Effects(plain, tuple(value - plain for value in written))

@@ -1,5 +1,6 @@
 """Causal methods: change a run at one place, and measure what that does to the answer."""
 
+from bathyscope.causal.again import causal_again
 from bathyscope.causal.back_patch import back_patching
 from bathyscope.causal.knockout import attention_knockout
 from bathyscope.causal.measuring import RunOptions
@@ -16,6 +17,7 @@ __all__ = [
     "activation_patching",
     "attention_knockout",
     "back_patching",
+    "causal_again",
     "causal_tracing",
     "path_patching",
 ]

@@ -6,7 +6,7 @@ from typing import Any, Final, Unpack
 
 from bathyscope import prompts
 from bathyscope.causal.measuring import RunOptions, concluded, measure
-from bathyscope.causal.places import named, window_notes, window_of
+from bathyscope.causal.places import named, said, window_notes, window_of
 from bathyscope.causal.result import CausalCell, CausalResult
 from bathyscope.engine import Cell
 from bathyscope.errors import SiteError, UsageError
@@ -85,23 +85,21 @@ def attention_knockout(
     tokens = model.tokenize(prompt)
     asking = prompts.resolve(tokens, queries)
     groups = _groups(tokens, keys, asking)
-    cuts = [
-        (site, group)
-        for layer in _blocks(layers, model)
-        for site in _sites(model, layer, heads=heads)
-        for group in groups
-    ]
+    sites = [site for layer in _blocks(layers, model) for site in _sites(model, layer, heads=heads)]
+    cuts = [(site, group) for site in sites for group in groups]
+    windows = [window_of(site, window, model.n_layers) for site, _ in cuts]
     cells = [
-        _cell(model, tokens, metric, asking, group, window_of(site, window, model.n_layers)) for site, group in cuts
+        _cell(model, tokens, metric, asking, *one) for one in zip((group for _, group in cuts), windows, strict=True)
     ]
     spec: dict[str, Any] = {
         "method": "attention-knockout",
         "sites": list(dict.fromkeys(str(site) for site, _ in cuts)),
+        **said("pattern", layers, heads=heads),
         "queries": list(asking),
         "keys": {group.name: list(group.keys) for group in groups} if keys != "each" else "each",
         "window": window,
     }
-    measured = measure(model, [*cells, Cell(tokens, metric)], metric, spec, **options)
+    measured = measure(model, [*cells, Cell(tokens, metric)], metric, spec, {"prompt": tokens}, **options)
     *values, plain = measured.values
     unit = plain if isinstance(metric, Probability) else 1.0
     found = [

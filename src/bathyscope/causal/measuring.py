@@ -59,7 +59,12 @@ class Measured:
 
 
 def measure(
-    model: Model, cells: Sequence[Cell], metric: Metric, spec: Mapping[str, Any], **options: Unpack[RunOptions]
+    model: Model,
+    cells: Sequence[Cell],
+    metric: Metric,
+    spec: Mapping[str, Any],
+    prompts: Mapping[str, Tokens],
+    **options: Unpack[RunOptions],
 ) -> Measured:
     """Measure a metric of cells.
 
@@ -68,6 +73,7 @@ def measure(
         cells: what to measure; each of another measurement.
         metric: their readout.
         spec: what was asked, as JSON values.
+        prompts: what is run, by role.
         options: how it is run.
     """
     if unknown := options.keys() - RunOptions.__annotations__.keys():
@@ -82,7 +88,7 @@ def measure(
         model,
         options.get("store"),
         kind=CausalResult.kind,
-        spec=spec,
+        spec={**_asked(spec, metric, prompts), "models": [model.loadable()]},  # enough to ask it again
         keep_representations=False,
         progress=options.get("progress"),
         stop=options.get("stop"),
@@ -131,14 +137,6 @@ def concluded(  # noqa: PLR0913 (what a result consists of)
     notes: Sequence[str] = (),
 ) -> CausalResult:
     """The result of what was measured, with its provenance."""
-    asked = {
-        **spec,
-        "prompts": {
-            role: {"prompt": tokens.text, "ids": list(tokens.ids), "tokens": list(tokens.texts)}
-            for role, tokens in prompts.items()
-        },
-        **metric.spec(),
-    }
     return CausalResult(
         method=spec["method"],
         effect=effect,
@@ -146,9 +144,18 @@ def concluded(  # noqa: PLR0913 (what a result consists of)
         prompts={role: tokens.text for role, tokens in prompts.items()},
         cells=tuple(cells),
         values=values,
-        provenance=provenance([model.provenance()], asked),
+        provenance=provenance([model.provenance()], _asked(spec, metric, prompts)),
         plan=measured.plan.to_dict(),
         timing=measured.timing,
         notes=tuple(notes),
         run=measured.run,
     )
+
+
+def _asked(spec: Mapping[str, Any], metric: Metric, prompts: Mapping[str, Tokens]) -> dict[str, Any]:
+    """What was asked, with its prompts and its metric, as JSON values."""
+    read = {
+        role: {"prompt": tokens.text, "ids": list(tokens.ids), "tokens": list(tokens.texts)}
+        for role, tokens in prompts.items()
+    }
+    return {**spec, "prompts": read, **metric.spec()}

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal, Unpack
 from bathyscope import prompts
 from bathyscope.causal.measuring import RunOptions, check_apart, concluded, measure, patched, share
 from bathyscope.causal.pairs import Pair, pair
-from bathyscope.causal.places import named, sites_of, window_notes, window_of
+from bathyscope.causal.places import named, said, sites_of, window_notes, window_of
 from bathyscope.causal.result import CausalCell, CausalResult
 from bathyscope.engine import Cell
 from bathyscope.errors import UsageError
@@ -87,11 +87,13 @@ def activation_patching(  # noqa: PLR0913 (what is patched, where, and how)
         "method": "activation-patching",
         "direction": direction,
         "sites": [str(site) for site in sites],
+        **said(component, layers, heads=heads),
         "positions": [list(group) for group in groups],
         "window": window,
     }
     ends = [Cell(written, metric), Cell(read, metric)]
-    measured = measure(model, [*cells, *ends], metric, spec, **options)
+    read_and_written = {"clean": asked.clean, "corrupted": asked.corrupted}
+    measured = measure(model, [*cells, *ends], metric, spec, read_and_written, **options)
     *values, start, end = measured.values
     found = [
         CausalCell(**named(site, group, asked.clean), value=value, effect=share(value, start, end))
@@ -104,7 +106,7 @@ def activation_patching(  # noqa: PLR0913 (what is patched, where, and how)
         spec,
         effect=f"how far the metric of the {names[0]} run moves to that of the {names[1]} one (0 to 1)",
         metric=metric,
-        prompts={"clean": asked.clean, "corrupted": asked.corrupted},
+        prompts=read_and_written,
         cells=found,
         values={names[0]: start, names[1]: end},
         notes=window_notes(window),

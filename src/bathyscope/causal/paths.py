@@ -93,7 +93,8 @@ def path_patching(
         "senders": [str(site) for site in sites],
         "receivers": [str(site) for site in asked.receivers],
     }
-    measured = measure(model, [*cells, *ends], metric, spec, **options)
+    prompts = {"clean": both.clean, "corrupted": both.corrupted}
+    measured = measure(model, [*cells, *ends], metric, spec, prompts, **options)
     *values, start, end = measured.values
     every = range(len(both.clean))
     found = [
@@ -107,7 +108,7 @@ def path_patching(
         spec,
         effect="how far the metric of the corrupted run moves to that of the clean one (0 to 1)",
         metric=metric,
-        prompts={"clean": both.clean, "corrupted": both.corrupted},
+        prompts=prompts,
         cells=found,
         values={"corrupted": start, "clean": end},
         notes=[f"each sender is seen by {shown}; all else keeps its corrupted value on the way there"],

@@ -48,6 +48,12 @@ def sites_of(model: Model, components: str | Sequence[str], layers: Layers, *, h
     return tuple(found)
 
 
+def said(components: str | Sequence[str], layers: Layers, *, heads: bool = False) -> dict[str, Any]:
+    """What `sites_of` was given, as JSON values."""
+    several = components if isinstance(components, str) else list(components)
+    return {"component": several, "layers": layers if isinstance(layers, int | str) else list(layers), "heads": heads}
+
+
 def _at_layer(model: Model, name: str, layer: int, *, heads: bool) -> list[Site]:
     if name == "resid_post" and layer == EMBEDDING_LAYER:
         return [model.site(residual_site(layer))]

@@ -10,7 +10,7 @@ import torch
 
 from bathyscope import prompts
 from bathyscope.causal.measuring import RunOptions, concluded, measure, patched
-from bathyscope.causal.places import named, sites_of, window_notes, window_of
+from bathyscope.causal.places import named, said, sites_of, window_notes, window_of
 from bathyscope.causal.result import CausalCell, CausalResult
 from bathyscope.engine import Cell
 from bathyscope.errors import UsageError
@@ -193,13 +193,14 @@ def causal_tracing(  # noqa: PLR0913 (what is noised, restored, and how)
         "method": "causal-tracing",
         "subject": list(noised),
         "sites": list(dict.fromkeys(str(site) for site, _ in places)),
+        **said(component, layers),
         "positions": list(positions),
         "window": window,
         "noise": {"strength": asked.strength, "uniform": rule.uniform},
         "samples": samples,
         "seed": seed,
     }
-    measured = measure(model, [*cells, *ends], metric, spec, **options)
+    measured = measure(model, [*cells, *ends], metric, spec, {"prompt": tokens}, **options)
     clean, corrupted = measured.values[-1], fmean(measured.values[len(cells) : -1])
     means = [fmean(measured.values[first : first + samples]) for first in range(0, len(cells), samples)]
     found = [

@@ -115,11 +115,10 @@ class Editor:
         >>> from bathyscope.readouts import LogitDiff
         >>> from bathyscope.sae import KeepAbove, SparseCoder
         >>> model = bathyscope.load()
-        >>> one, zeros = torch.eye(model.d_model), torch.zeros(model.d_model)
-        >>> coder = SparseCoder(one, zeros, one, zeros, KeepAbove(torch.tensor(0.0)),
-        ...     site=model.site("resid_post.28"), target=model.site("resid_post.28"))
+        >>> one, nothing, site = torch.eye(model.d_model), torch.zeros(model.d_model), model.site("resid_post.1")
+        >>> coder = SparseCoder(one, nothing, one, nothing, KeepAbove(torch.tensor(0.0)), site=site, target=site)
         >>> pairs = Examples(model, [pair(model, "The boats", "The boat", LogitDiff(" they", " it"))])
-        >>> found = Editor([coder], pairs, steps=2).edit([Change("resid_post.28", 3, position=1)])
+        >>> found = Editor([coder], pairs, steps=2).edit([Change("resid_post.1", 3, position=1)])
         >>> len(found.changes), len(found.controls)
         (1, 5)
     """

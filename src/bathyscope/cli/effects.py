@@ -100,10 +100,11 @@ def run(
         result = method(*arguments, measured.metric, store=store, progress=tick, stop=stop, **asked)
     for note in measured.notes:  # after the run: a refusal is one line
         terminal.note(note)
-    show_or_save(result, as_json=as_json, out=out, show=_show)
+    show_or_save(result, as_json=as_json, out=out, show=show)
 
 
-def _show(result: "CausalResult", console: Console) -> None:
+def show(result: "CausalResult", console: Console) -> None:
+    """Print a result's facts, its maps and its largest effects."""
     for name, text in result.facts().items():
         console.print(terminal.cell(f"{name}: {text}", wrap=True))
     signed.show(result.maps(), console)

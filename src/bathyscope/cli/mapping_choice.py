@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 from bathyscope.cli import choices, terminal
 from bathyscope.errors import StorageError, UsageError, nearest
-from bathyscope.sites import Site, parse_layers
 
 if TYPE_CHECKING:
     from bathyscope.mappings import Affine, Mapping
@@ -100,36 +99,16 @@ def layers_for(
         UsageError: the mapping was fitted on other models, or no target layer goes with all source layers.
     """
     from bathyscope.mappings import Affine
+    from bathyscope.mappings.layers import listed, mapped_layers
 
     if not isinstance(mapping, Affine):
         return layers or "all", target_layer or "same"
-    mapping.check(*models, set())  # before its layers are taken for those of the models
-    if layers is not None and target_layer is not None:
-        return layers, target_layer
-    reached: dict[int, set[int]] = {}
-    for source, target in mapping.terms:
-        reached.setdefault(_number(source, models[0]), set()).add(_number(target, models[1]))
-    found: tuple[tuple[int, ...], Layers]
-    if target_layer is not None:
-        targets = None if target_layer == "same" else set(parse_layers(target_layer, models[1].n_layers))
-        found = tuple(one for one in sorted(reached) if reached[one] >= (targets or {one})), target_layer
-        if not found[0]:
-            return "all", target_layer  # which the mapping refuses by name
-    else:
-        sources = tuple(sorted(reached)) if layers is None else parse_layers(layers, models[0].n_layers)
-        if all(one in reached.get(one, ()) for one in sources):
-            found = sources, "same"
-        else:
-            found = sources, tuple(sorted(set.intersection(*(reached.get(one, set()) for one in sources))))
-        if not found[1]:
-            raise UsageError(
-                f"a target layer for the layers {_listed(sources)} is needed",
-                f"this {mapping.fit.method} was fitted for none that goes with all of them",
-                "--layers and --target-layer",
-            )
-    if (layers is None and len(found[0]) <= models[0].n_layers) or (target_layer is None and found[1] != "same"):
-        where = "the same" if found[1] == "same" else _listed(found[1])
-        terminal.note(f"layers {_listed(found[0])} to {where}, which this {mapping.fit.method} was fitted for")
+    found = mapped_layers(mapping, models, layers, target_layer)
+    said = layers is not None and target_layer is not None
+    fewer = layers is None and found[0] != "all" and len(found[0]) <= models[0].n_layers
+    if not said and (fewer or (target_layer is None and found[1] != "same")):
+        where = "the same" if found[1] == "same" else listed(found[1])
+        terminal.note(f"layers {listed(found[0])} to {where}, which this {mapping.fit.method} was fitted for")
     return found
 
 
@@ -140,14 +119,14 @@ def lens_layers(fitted: "Affine | SoftPrompt", to: int | None) -> "dict[str, Lay
     mapping itself refuses, and for a soft prompt, which is for one layer.
     """
     from bathyscope.mappings import Affine
+    from bathyscope.mappings.layers import lens_layers as layers_of
+    from bathyscope.mappings.layers import listed
 
     if not isinstance(fitted, Affine):
         return {}
-    ways = {(-1 if one.layer is None else one.layer, other.layer or 0) for one, other in fitted.terms}
-    end = max(target for _, target in ways) if to is None else to
-    found = tuple(sorted(layer for layer, target in ways if target == end))
+    found = layers_of(fitted, to)
     if 0 < len(found) <= fitted.fit.source.get("n_layers", 0):
-        terminal.note(f"layers {_listed(found)}, which this {fitted.fit.method} was fitted for")
+        terminal.note(f"layers {listed(found)}, which this {fitted.fit.method} was fitted for")
     return {"layer": found} if found else {}
 
 
@@ -161,17 +140,6 @@ def published(path: Path, model: "Model") -> "Affine":
 
     with choices.refusing():
         return load_jacobian_lens(path, model)
-
-
-def _listed(layers: "Layers") -> str:
-    if isinstance(layers, int | str):
-        return str(layers)
-    return ",".join(map(str, layers)) if len(layers) <= 8 else f"{layers[0]} to {layers[-1]} ({len(layers)} of them)"
-
-
-def _number(site: Site, model: "Model") -> int:
-    """The layer of a site; what has none stands behind the last block."""
-    return model.n_layers - 1 if site.layer is None else site.layer
 
 
 def _finite(number: str | float, given: str) -> float:

@@ -26,7 +26,7 @@ def open_model(
     Raises:
         ModelError, StorageError: as `load` does.
     """
-    if name is None:
+    if name in (None, EMBEDDED_NAME):
         # It shows its own progress where it has something to fetch, so that comes before the bar.
         embedded_path()
     with terminal.progress(f"loading {name or EMBEDDED_NAME}", shown=shown):

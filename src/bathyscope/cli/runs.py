@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from bathyscope.cli import choices, options, terminal
+from bathyscope.cli import choices, effects, options, terminal
 from bathyscope.cli.opening import open_model
 from bathyscope.cli.showing import show_or_save
 from bathyscope.cli.stopping import stoppable
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-PATCHSCOPE = "patchscope"
-"""The kind of run whose spec is enough to ask it again."""
+PATCHSCOPE, CAUSAL = "patchscope", "causal"
+"""The kinds of runs whose specs are enough to ask them again."""
 
 RunId = Annotated[
     str, typer.Argument(metavar="ID", callback=choices.readable, help="A run's id, or how it begins, such as 3fa9.")
@@ -118,18 +118,23 @@ def resume_run(
     shown = terminal.may_animate(as_json=as_json)
     with Store() as store:
         info = store.show(store.find(run))
-        if info.kind != PATCHSCOPE:
+        if info.kind not in (PATCHSCOPE, CAUSAL) or not info.spec.get("models"):
             raise UsageError(
                 f"run {info.id} is of kind {info.kind}",
-                "only a patchscope can be asked again by its run; others go on from where they stopped when they are",
+                "this one cannot be asked again by its run; it goes on from where it stopped when it is asked anew",
                 "the same bathyscope command",
             )
+        from bathyscope.causal import causal_again
         from bathyscope.patchscopes import patchscope_again
 
-        source, target = _models(info.spec["models"], shown=shown)
+        models = _models(info.spec["models"], shown=shown)
         with terminal.progress("going on", shown=shown) as tick, stoppable() as stop:
-            result = patchscope_again(info.spec, source, target, store=store, progress=tick, stop=stop)
-    show_or_save(result, as_json=as_json, out=out)
+            options = {"store": store, "progress": tick, "stop": stop}
+            if info.kind == CAUSAL:
+                result = causal_again(info.spec, models[0], **options)
+            else:
+                result = patchscope_again(info.spec, *models, **options)
+    show_or_save(result, as_json=as_json, out=out, show=effects.show if info.kind == CAUSAL else None)
 
 
 @app.command("export")
@@ -180,7 +185,7 @@ def _models(named: list[dict[str, Any]], *, shown: bool) -> "tuple[Model, Model]
             attention=one["attention"],
             shown=shown,
         )
-        for one in (named[:1] if named[0] == named[1] else named)
+        for one in (named[:1] if named[0] == named[-1] else named)
     ]
     return opened[0], opened[-1]
 
@@ -200,4 +205,5 @@ def _record(info: "RunInfo") -> dict[str, Any]:
 
 def _title(info: "RunInfo") -> str:
     read = info.spec.get("source", {}).get("prompt") or info.spec.get("text", {}).get("name")
+    read = read or next((one["prompt"] for one in info.spec.get("prompts", {}).values()), None)
     return f"{info.kind}: {read}" if read else info.kind

@@ -4,7 +4,16 @@ import typer
 
 from bathyscope.cli import options, terminal
 from bathyscope.cli.opening import open_model
-from bathyscope.cli.options.serve import CircuitCoders, Circuits, Coders, Features, NoBrowser, Port, ServedModels
+from bathyscope.cli.options.serve import (
+    CircuitCoders,
+    Circuits,
+    Coders,
+    Features,
+    Mappings,
+    NoBrowser,
+    Port,
+    ServedModels,
+)
 from bathyscope.embedded import EMBEDDED_NAME
 from bathyscope.errors import UsageError
 
@@ -16,6 +25,7 @@ def command(
     coders: CircuitCoders = None,
     coder: Coders = None,
     features: Features = None,
+    mapping: Mappings = None,
     port: Port = 0,
     no_browser: NoBrowser = False,
     dtype: options.Dtype = None,
@@ -32,6 +42,7 @@ def command(
       bathyscope serve --model gpt2 --port 8000 --no-browser
       bathyscope serve --circuit circuit.json
       bathyscope serve --coder coders/resid_post.8
+      bathyscope serve --mapping tuned.safetensors
     """
     del debug  # its callback has done the work
     try:
@@ -44,11 +55,18 @@ def command(
     from bathyscope.web.models import Models
 
     files = assets()  # what is missing is told before a model is waited for
-    opened = ServedFiles(circuit, coders, coder, features)
-    named = {name or EMBEDDED_NAME: name for name in (model or opened.models())}
+    opened = ServedFiles(circuit, coders, coder, features, mapping)
+    asked = [None if name == EMBEDDED_NAME else name for name in (model or opened.models())]
+    named = {name or EMBEDDED_NAME: name for name in asked}
     shown = terminal.may_animate(as_json=False)
     loaded = {title: open_model(name, dtype=dtype, attention=attention, shown=shown) for title, name in named.items()}
-    models = Models(loaded, named, circuits=opened.circuits(loaded), coders=opened.coders(loaded))
+    models = Models(
+        loaded,
+        named,
+        circuits=opened.circuits(loaded),
+        coders=opened.coders(loaded),
+        mappings=opened.mappings(loaded),
+    )
 
     with Store() as store:
         server = WebServer(models, store, port=port, files=files)

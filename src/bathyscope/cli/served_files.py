@@ -1,10 +1,10 @@
-"""The files that `bathyscope serve` is started with: circuits and their coders, coders, and what texts say of these."""
+"""The files that `bathyscope serve` is started with: circuits, coders, what texts say of these, and mappings."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
-from bathyscope.cli import choices, circuit_files, circuit_request
+from bathyscope.cli import choices, circuit_files, circuit_request, mapping_choice
 from bathyscope.cli.sae_features import open_coder
 from bathyscope.embedded import EMBEDDED_NAME
 from bathyscope.errors import UsageError
@@ -12,7 +12,10 @@ from bathyscope.errors import UsageError
 if TYPE_CHECKING:
     from bathyscope.model import Model
     from bathyscope.sae import LatentReadings, SparseCoder
-    from bathyscope.web.opened import OpenedCircuit, OpenedCoder
+    from bathyscope.web.opened import OpenedCircuit, OpenedCoder, OpenedMapping
+
+PLAIN_MAPPINGS: Final = ("identity", "norm-match")
+"""What no file's mapping is called, since pages offer these beside it."""
 
 
 class ServedFiles:
@@ -23,6 +26,7 @@ class ServedFiles:
         folder: where the circuits' coders lie; where they lay then unless said.
         coders: folders of coders.
         features: saved results of `bathyscope sae features`.
+        mappings: files of `bathyscope mapping fit`.
 
     Raises:
         UsageError: a file that cannot be read, is of something else, or does not belong to the others.
@@ -34,6 +38,7 @@ class ServedFiles:
         folder: Path | None,
         coders: Sequence[str] | None,
         features: Sequence[Path] | None,
+        mappings: Sequence[Path] | None = None,
     ) -> None:
         if folder is not None and not circuits:
             raise UsageError("--coders was given without a circuit", "it says where a circuit's coders lie", "--coder")
@@ -45,6 +50,7 @@ class ServedFiles:
         }
         self._coders = {path: open_coder(path) for path in coders or ()}
         self._readings = {path: _readings(path) for path in features or ()}
+        self._mappings = {path: mapping_choice.load_any(path) for path in mappings or ()}
 
     def models(self) -> list[str | None]:
         """The models that these were made from, by what `--model` takes; the embedded one where none is known."""
@@ -52,6 +58,8 @@ class ServedFiles:
         own = [one.provenance["models"][0]["model"] for one in circuits]
         own += [one.provenance["models"][0]["model"] for one in self._readings.values()]
         own += [one.model["model"] for one in self._coders.values() if one.model.get("model")]
+        fits = [one.fit for one in self._mappings.values()]
+        own += [end["model"] for fit in fits for end in (fit.source, fit.target) if end.get("model")]
         return list(dict.fromkeys(None if one == EMBEDDED_NAME else str(one) for one in own)) or [None]
 
     def circuits(self, loaded: "Mapping[str, Model]") -> "dict[str, OpenedCircuit]":
@@ -89,6 +97,33 @@ class ServedFiles:
             opened.append(OpenedCoder(path, str(coder.site), coder.n_latents, coder, readings, model))
         opened += [OpenedCoder(str(path), one.site, one.n_latents, readings=one) for path, one in left.items()]
         return dict(zip(names_of(one.path for one in opened), opened, strict=True))
+
+    def mappings(self, loaded: "Mapping[str, Model]") -> "dict[str, OpenedMapping]":
+        """The mappings by name, each with the models that it was fitted on.
+
+        Raises:
+            UsageError: one of these is not served.
+        """
+        from bathyscope.web.opened import OpenedMapping, names_of
+
+        names = names_of(map(str, self._mappings), taken=PLAIN_MAPPINGS)
+        found = {}
+        for name, (path, mapping) in zip(names, self._mappings.items(), strict=True):
+            source, target = (_fitted_on(path, end, loaded) for end in (mapping.fit.source, mapping.fit.target))
+            found[name] = OpenedMapping(str(path), mapping, source, target)
+        return found
+
+
+def _fitted_on(path: Path, end: "Mapping[str, Any]", loaded: "Mapping[str, Model]") -> str:
+    """The served model that a mapping was fitted on, by its weights."""
+    for name, model in loaded.items():
+        if model.fingerprint == end.get("fingerprint"):
+            return name
+    raise UsageError(
+        f"{path} was fitted on {end.get('model')}",
+        f"served are {', '.join(loaded)}; a mapping belongs to the very weights that it was fitted on, dtype included",
+        f"bathyscope serve --model {end.get('model')}",
+    )
 
 
 def _readings(path: Path) -> "LatentReadings":

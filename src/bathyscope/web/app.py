@@ -18,14 +18,15 @@ import bathyscope
 from bathyscope import prompts
 from bathyscope.controls import CONTROLS
 from bathyscope.errors import BathyscopeError, UsageError
-from bathyscope.patchscopes import patchscope_again
+from bathyscope.patchscope_result import PatchscopeResult
 from bathyscope.results import Result
 from bathyscope.store import RunInfo, Store
 from bathyscope.web.access import Access
+from bathyscope.web.again import KINDS, asked_again, lens_of
 from bathyscope.web.answers import record
 from bathyscope.web.asked import Question, Running
 from bathyscope.web.asked.base import BUDGET, MOST_CELLS
-from bathyscope.web.asked.lens import LensName
+from bathyscope.web.asked.lens import PLAIN
 from bathyscope.web.assets import Asset
 from bathyscope.web.guards import Guard
 from bathyscope.web.limits import BODY_BYTES, BODY_SECONDS, Limits
@@ -113,10 +114,11 @@ async def capabilities(here: Here) -> dict[str, Any]:
         "models": [{"name": name, **model.provenance()} for name, model in here.models],
         "prompts": {name: {"text": make().text, "placeholder": make().placeholder} for name, make in _prompts()},
         "controls": list(CONTROLS),
-        "lenses": list(LensName.__args__),
+        "lenses": list(PLAIN),
         "questions": ["patchscope", "lens", "trace", "patch", "knockout", "ablate", "steer"],
         "circuits": [{"name": name, **one.told()} for name, one in here.models.circuits.items()],
         "coders": [{"name": name, **one.told()} for name, one in here.models.coders.items()],
+        "mappings": [{"name": name, **one.told()} for name, one in here.models.mappings.items()],
         "limits": {"cells": MOST_CELLS, "body_bytes": BODY_BYTES},
     }
 
@@ -171,16 +173,11 @@ async def coder(name: FileName, here: Here) -> Response:
 
 @api.post("/runs/{run}/again")
 async def again(run: RunId, here: Here) -> Response:
-    """Show a stored patchscope, and compute what it lacks."""
+    """Show a stored patchscope, lens or causal map, and compute what it lacks."""
 
     def work(job: Job) -> None:
-        info = here.store.show(run)
-        if info.kind != "patchscope":
-            given = f"run {run} is of kind {info.kind}"
-            raise UsageError(given, "only a patchscope can be asked again by its run", "the question that made it")
-        source, target = (here.models.like(one) for one in info.spec["models"])
         options = {"store": here.store, "stop": job.stop, "budget": BUDGET}
-        tell_result(job, patchscope_again(info.spec, source, target, **options))
+        tell_result(job, asked_again(here.store.show(run), here.models, **options))
 
     return Stream(here.worker.submit(work))
 
@@ -267,6 +264,8 @@ def _listed(info: RunInfo) -> dict[str, Any]:
     return {
         "id": info.id,
         "kind": info.kind,
+        "method": lens_of(info.spec) if info.kind == PatchscopeResult.kind else info.spec.get("method"),
+        "again": info.kind in KINDS,
         "created": info.created,
         "status": info.status,
         "cells": info.n_cells,

@@ -1,11 +1,11 @@
-"""What the server was started with, by name: models, and circuits and coders that are for them."""
+"""What the server was started with, by name: models, and circuits, coders and mappings that are for them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bathyscope.errors import ModelError, UsageError
 from bathyscope.model import Model
-from bathyscope.web.opened import OpenedCircuit, OpenedCoder
+from bathyscope.web.opened import OpenedCircuit, OpenedCoder, OpenedMapping
 
 
 class Models:
@@ -16,6 +16,7 @@ class Models:
         arguments: for each what `--model` or `bathyscope.load` are given; None for the embedded model.
         circuits: by the name that pages and addresses have.
         coders: the same of coders.
+        mappings: the same of mappings.
     """
 
     def __init__(
@@ -25,10 +26,12 @@ class Models:
         *,
         circuits: Mapping[str, OpenedCircuit] | None = None,
         coders: Mapping[str, OpenedCoder] | None = None,
+        mappings: Mapping[str, OpenedMapping] | None = None,
     ) -> None:
         self._loaded = dict(loaded)
         self._arguments = dict(arguments or {})
         self.circuits, self.coders = dict(circuits or {}), dict(coders or {})
+        self.mappings = dict(mappings or {})
 
     def __iter__(self) -> Iterator[tuple[str, Model]]:
         return iter(self._loaded.items())
@@ -61,6 +64,23 @@ class Models:
             UsageError: it was not named at the start.
         """
         return _found(self.coders, name, "coder", "--coder DIR")
+
+    def mapping(self, name: str) -> OpenedMapping:
+        """A mapping by its name.
+
+        Raises:
+            UsageError: it was not named at the start.
+        """
+        return _found(self.mappings, name, "mapping", "--mapping FILE")
+
+    def known(self, name: str | None) -> str:
+        """The name of a model, the first one's where none is named.
+
+        Raises:
+            ModelError: it was not named at the start.
+        """
+        self.named(name)
+        return next(iter(self._loaded)) if name is None else name
 
     def identify(self) -> None:
         """Read all weights once, which the store names cells by; else the first question would wait for it."""

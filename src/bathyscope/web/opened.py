@@ -1,26 +1,42 @@
-"""Circuits and coders that the server was started with, by name, and what pages draw of them.
+"""Circuits, coders and mappings that the server was started with, by name, and what pages are told of them.
 
 Files are opened before the server listens. A request names one of these, as they are named here, and nothing else.
 """
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from bathyscope.circuits import CircuitResult, Examples, examples_of
+from bathyscope.circuits import CircuitResult, Editor, examples_of
 from bathyscope.circuits.viewer import View
 from bathyscope.circuits.viewer.page import page_data as graph_data
 from bathyscope.errors import UsageError
+from bathyscope.mappings import Affine
+from bathyscope.mappings.layers import lens_layers
 from bathyscope.model import Model
 from bathyscope.pages import embedded_json
 from bathyscope.sae import LatentReadings, SparseCoder
 from bathyscope.sae.reading.dashboard import page_data as latents_data
+from bathyscope.soft_prompts import SoftPrompt
 
 NAME = r"^[A-Za-z0-9_.-]{1,80}$"
-"""What a circuit or a coder can be called."""
+"""What a circuit, a coder or a mapping can be called."""
+LENSES: Final = {
+    "tuned-lens": "tuned-lens",
+    "jacobian-lens": "jacobian-lens",
+    "relation": "attribute-lens",
+    "future-lens": "future-lens",
+    "soft-prompt": "future-lens",
+}
+"""The lens that looks through what was fitted by a method; all others make a linear shortcut."""
+SHORTCUT: Final = "linear-shortcut"
+EDITORS = 2
+"""Numbers of pairs whose runs and gradients are kept of a circuit,"""
+KEPT_BYTES = 256 * 2**20
+"""and at most so much for each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +58,7 @@ class OpenedCircuit:
     coders: tuple[SparseCoder, ...] = ()
     model: str | None = None
     folder: str | None = None
+    _editors: dict[int, Editor] = field(default_factory=dict, repr=False)
 
     @property
     def pairs(self) -> int:
@@ -53,10 +70,21 @@ class OpenedCircuit:
         """What the viewer draws, as JSON."""
         return embedded_json(graph_data(self.view)).encode()
 
-    def examples(self, model: Model, limit: int) -> Examples:
-        """The first of the pairs that the circuit was found on."""
+    def editor(self, model: Model, limit: int) -> Editor:
+        """What edits latents in the first of the pairs that the circuit was found on.
+
+        It is kept for the next question, since most of what a first edit needs does not depend on what is edited. For
+        the worker's thread only.
+        """
         assert self.circuit is not None
-        return examples_of(model, self.circuit.pairs[:limit])
+        chosen = self.circuit.pairs[:limit]
+        found = self._editors.pop(len(chosen), None) or Editor(self.coders, examples_of(model, chosen))
+        numbers = 2 * len(chosen) * len(self.circuit.positions) * model.d_model * len(self.coders)
+        if 4 * numbers <= KEPT_BYTES:
+            self._editors[len(chosen)] = found  # as the last of them
+        while len(self._editors) > EDITORS:
+            del self._editors[next(iter(self._editors))]
+        return found
 
     def told(self) -> dict[str, Any]:
         """What a page is told before it asks for the graph."""
@@ -104,8 +132,45 @@ class OpenedCoder:
         return {**told, "read": self.readings is not None, "steers": self.coder is not None}
 
 
-def names_of(paths: Iterable[str]) -> list[str]:
+@dataclass(frozen=True, eq=False)
+class OpenedMapping:
+    """What `bathyscope mapping fit` wrote.
+
+    Args:
+        path: of its file, as it was typed.
+        mapping: what is in it.
+        source, target: the served models that it was fitted on.
+    """
+
+    path: str
+    mapping: Affine | SoftPrompt
+    source: str
+    target: str
+
+    @property
+    def lens(self) -> str | None:
+        """The lens that it is for; None where it leads into another model."""
+        if self.source != self.target:
+            return None
+        return LENSES.get("soft-prompt" if isinstance(self.mapping, SoftPrompt) else self.mapping.fit.method, SHORTCUT)
+
+    @property
+    def layers(self) -> int | tuple[int, ...]:
+        """What a lens reads where nobody says which layers."""
+        return self.mapping.layer if isinstance(self.mapping, SoftPrompt) else lens_layers(self.mapping)
+
+    def told(self) -> dict[str, Any]:
+        """What a page is told of it."""
+        told = {"method": self.mapping.fit.method, "lens": self.lens, "writes": isinstance(self.mapping, Affine)}
+        return {**told, "source": self.source, "target": self.target}
+
+
+def names_of(paths: Iterable[str], taken: Iterable[str] = ()) -> list[str]:
     """A name for each path, which can stand in an address: its last part, with a number where two are alike.
+
+    Args:
+        paths: the paths.
+        taken: names that mean something else.
 
     Example:
         >>> from bathyscope.web.opened import names_of
@@ -113,11 +178,12 @@ def names_of(paths: Iterable[str]) -> list[str]:
         ['verb-agreement', 'verb-agreement-2', 'resid_post.8']
     """
     found: list[str] = []
+    other = set(taken)
     for path in paths:
-        last = Path(path).name.removesuffix(".json")
+        last = Path(path).name.removesuffix(".json").removesuffix(".safetensors")
         plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip(".-")[:70] or "unnamed"
         name, more = plain, 2
-        while name in found:
+        while name in found or name in other:
             name, more = f"{plain}-{more}", more + 1
         found.append(name)
     return found

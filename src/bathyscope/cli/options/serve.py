@@ -23,8 +23,8 @@ ServedModels = Annotated[
         metavar="NAME",
         callback=_each_name,
         show_default="those that the files are of, else the embedded model",
-        help="A Hugging Face id or a local folder, such as --model gpt2; several where it is given several times. "
-        "Pages can ask these models and no others.",
+        help="A Hugging Face id or a local folder, such as --model gpt2, or the embedded model by its name, which is "
+        "SmolLM2-135M-Instruct; several where it is given several times. Pages can ask these models and no others.",
         rich_help_panel=SERVER,
     ),
 ]
@@ -66,6 +66,16 @@ Features = Annotated[
         metavar="FILE",
         help="What a text says of a coder's latents, as `bathyscope sae features` saves it in a file, to search and "
         "browse: --features features.json; several where it is given several times.",
+        rich_help_panel=FILES,
+    ),
+]
+Mappings = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--mapping",
+        metavar="FILE",
+        help="What `bathyscope mapping fit` wrote: a lens to look through, or a way into another model, such as "
+        "--mapping tuned.safetensors; several where it is given several times.",
         rich_help_panel=FILES,
     ),
 ]

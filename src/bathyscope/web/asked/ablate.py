@@ -1,28 +1,27 @@
-"""Live ablation: latents of a circuit set to a value where they stand, and what that does to the circuit's pairs."""
+"""Live ablation: latents and errors of a circuit changed where they stand, and what that does to its pairs."""
 
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
 
-from bathyscope.circuits import Change, edit_features
+from bathyscope.circuits import Change
 from bathyscope.errors import UsageError
 from bathyscope.results import Result
 from bathyscope.web.asked.base import Asked, Running, loading, refuse_other
 from bathyscope.web.models import Models
 from bathyscope.web.opened import NAME, OpenedCircuit
 
-FeatureName = Annotated[str, Field(max_length=80, pattern=r"^[a-z0-9_.]{1,40}/[0-9]{1,9}@[0-9]{1,6}$")]
+FeatureName = Annotated[str, Field(max_length=80, pattern=r"^[a-z0-9_.]{1,40}/(?:[0-9]{1,9}|error)@[0-9]{1,6}$")]
 
 
 class AblateAsked(Asked):
-    """What becomes of the pairs that a circuit was found on, with some of its latents set to a value.
+    """What becomes of the pairs that a circuit was found on, with some latents set to a value and errors taken away.
 
     Args:
         circuit: one of those that were named when the server was started.
-        features: its latents, such as "resid_post.8/281@1".
-        value: what they are set to; 0 takes them away.
+        features: its latents and errors, such as "resid_post.8/281@1" and "resid_post.8/error@1".
+        value: what latents are set to; 0 takes them away.
         pairs: at most so many of the pairs, the first ones.
     """
 
@@ -38,8 +37,8 @@ class AblateAsked(Asked):
     def run(self, running: Running) -> Result:
         opened = self._opened(running.models)
         model = running.models.named(opened.model)
-        examples, changes = opened.examples(model, self.pairs), self._changes()
-        return edit_features(model, opened.coders, changes, examples, progress=running.progress, stop=running.stop)
+        editor = opened.editor(model, self.pairs)
+        return editor.edit(self._changes(), progress=running.progress, stop=running.stop)
 
     @override
     def served(self, models: Models) -> str | None:
@@ -48,9 +47,8 @@ class AblateAsked(Asked):
     @override
     def arguments(self, models: Models) -> tuple[list[str], dict[str, Any]]:
         opened = self._opened(models)
-        equals = "" if self.value == 0 else f"={self.value!r}"
         return [opened.path], {
-            "--set": [f"{one}{equals}" for one in self.features],
+            "--set": self._typed(),
             "--limit": self.pairs,
             "--coders": opened.folder,
         }
@@ -70,26 +68,31 @@ class AblateAsked(Asked):
             loading(models, opened.model),
             f"pairs = examples_of(model, open_circuit({opened.path!r}).pairs[:{self.pairs}])",
             f"coders = [load_coder(one) for one in {found}]",
-            f"changes = [Change.parse(one) for one in {[str(one).replace(' ', '') for one in self._changes()]!r}]",
+            f"changes = [Change.parse(one) for one in {self._typed()!r}]",
             "result = edit_features(model, coders, changes, pairs)",
             "print(result.before['logit_difference'], result.after['logit_difference'], result.controls)",
         ]
         return "\n".join(lines)
 
+    def _typed(self) -> list[str]:
+        """The changes as they are typed; an error is taken away, whatever latents are set to."""
+        equals = "" if self.value == 0 else f"={self.value!r}"
+        return [one if "/error@" in one else f"{one}{equals}" for one in dict.fromkeys(self.features)]
+
     def _changes(self) -> list[Change]:
-        return [replace(Change.parse(one), value=self.value) for one in dict.fromkeys(self.features)]
+        return [Change.parse(one) for one in self._typed()]
 
     def _opened(self, models: Models) -> OpenedCircuit:
         """The circuit, which has to be one that latents can be ablated in.
 
         Raises:
-            UsageError: it is a graph without coders, or lacks one of the latents.
+            UsageError: it is a graph without coders, or lacks one of the latents or errors.
         """
         opened = models.circuit(self.circuit)
         if not opened.pairs or opened.model is None:
             raise UsageError(f"{self.circuit} is only looked at", "a circuit of coders' latents, with its pairs")
         refuse_other(self.model, opened.model, "circuit")
-        there = {node.key for node in opened.view.nodes if node.kind == "feature"}
+        there = {node.key for node in opened.view.nodes if node.kind in ("feature", "error")}
         if strange := [one for one in self.features if one not in there]:
             raise UsageError(f"{strange[0]} was to be ablated", f"it is not in the circuit {self.circuit}")
         return opened

@@ -118,10 +118,10 @@ def refuse_other(asked: str | None, own: str, what: str) -> None:
         raise UsageError(f"model {asked[:80]!r} was named", f"the {what} is for {own}", "no model")
 
 
-def loading(models: Models, name: str | None) -> str:
+def loading(models: Models, name: str | None, called: str = "model") -> str:
     """The line of Python that loads a model."""
     named = models.argument(name)
-    return f"model = bathyscope.load({'' if named is None else repr(named)})"
+    return f"{called} = bathyscope.load({'' if named is None else repr(named)})"
 
 
 def _quoted(word: str) -> str:

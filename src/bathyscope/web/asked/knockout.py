@@ -5,15 +5,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from bathyscope.causal import attention_knockout
-from bathyscope.readouts import Probability
-from bathyscope.results import Result
-from bathyscope.web.asked.base import Asked, Layers, Running, Text, loading
-from bathyscope.web.asked.causal import answered, options
+from bathyscope.web.asked.causal import CausalAsked
 from bathyscope.web.models import Models
 
 
-class KnockoutAsked(Asked):
+class KnockoutAsked(CausalAsked):
     """What the last token has to look at.
 
     Args:
@@ -24,39 +20,22 @@ class KnockoutAsked(Asked):
     """
 
     command: ClassVar[str] = "knockout"
+    function: ClassVar[str] = "attention_knockout"
 
     kind: Literal["knockout"] = "knockout"
-    text: Text
-    answer: Text
-    layers: Layers = "all"
     window: Annotated[int, Field(ge=1, le=200)] = 9
 
+    @property
     @override
-    def run(self, running: Running) -> Result:
-        model = running.models.named(self.model)
-        metric = Probability(answered(model, self.answer, self.text))
-        chosen = {"layers": self.layers, "window": self.window}
-        return attention_knockout(model, self.text, metric, **chosen, **options(running, model, self.text))
+    def prompts(self) -> dict[str, str]:
+        return {"prompt": self.text}
+
+    @property
+    @override
+    def chosen(self) -> dict[str, Any]:
+        return {"layers": self.layers, "window": self.window}
 
     @override
     def arguments(self, models: Models) -> tuple[list[str], dict[str, Any]]:
-        return [self.text], {
-            "--answer": self.answer,
-            "--layers": None if self.layers == "all" else self.layers,
-            "--window": self.window,
-        }
-
-    @override
-    def python(self, models: Models) -> str:
-        lines = [
-            "import bathyscope",
-            "from bathyscope.causal import attention_knockout",
-            "from bathyscope.readouts import Probability, answer_token",
-            "",
-            loading(models, self.model),
-            f"prompt = {self.text!r}",
-            f"metric = Probability(answer_token(model, {self.answer!r}, after=prompt).id)",
-            f"result = attention_knockout(model, prompt, metric, layers={self.layers!r}, window={self.window})",
-            "print([(cell.place, cell.effect) for cell in result.strongest(5)])",
-        ]
-        return "\n".join(lines)
+        texts, options = super().arguments(models)
+        return texts, {**options, "--window": self.window}

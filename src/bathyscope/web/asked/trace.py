@@ -5,17 +5,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from bathyscope.causal import causal_tracing
-from bathyscope.readouts import Probability
-from bathyscope.results import Result
-from bathyscope.web.asked.base import Asked, Layers, Running, Text, loading
-from bathyscope.web.asked.causal import answered, options
+from bathyscope.web.asked.base import Text
+from bathyscope.web.asked.causal import CausalAsked, Component
 from bathyscope.web.models import Models
 
-Component = Literal["resid_post", "mlp_out", "attn_out"]
 
-
-class TraceAsked(Asked):
+class TraceAsked(CausalAsked):
     """Where a model recalls what it says of a subject.
 
     Args:
@@ -28,54 +23,24 @@ class TraceAsked(Asked):
     """
 
     command: ClassVar[str] = "trace"
+    function: ClassVar[str] = "causal_tracing"
 
     kind: Literal["trace"] = "trace"
-    text: Text
     subject: Text
-    answer: Text
     component: Component = "resid_post"
-    layers: Layers = "all"
     samples: Annotated[int, Field(ge=1, le=20)] = 3
 
+    @property
     @override
-    def run(self, running: Running) -> Result:
-        model = running.models.named(self.model)
-        metric = Probability(answered(model, self.answer, self.text))
-        return causal_tracing(
-            model,
-            self.text,
-            self.subject,
-            metric,
-            component=self.component,
-            layers=self.layers,
-            samples=self.samples,
-            **options(running, model, self.text),
-        )
+    def prompts(self) -> dict[str, str]:
+        return {"prompt": self.text, "subject": self.subject}
+
+    @property
+    @override
+    def chosen(self) -> dict[str, Any]:
+        return {"component": self.component, "layers": self.layers, "samples": self.samples}
 
     @override
     def arguments(self, models: Models) -> tuple[list[str], dict[str, Any]]:
-        return [self.text], {
-            "--subject": self.subject,
-            "--answer": self.answer,
-            "--site": self.component,
-            "--layers": None if self.layers == "all" else self.layers,
-            "--samples": self.samples,
-        }
-
-    @override
-    def python(self, models: Models) -> str:
-        lines = [
-            "import bathyscope",
-            "from bathyscope.causal import causal_tracing",
-            "from bathyscope.readouts import Probability, answer_token",
-            "",
-            loading(models, self.model),
-            f"prompt = {self.text!r}",
-            f"metric = Probability(answer_token(model, {self.answer!r}, after=prompt).id)",
-            "result = causal_tracing(",
-            f"    model, prompt, {self.subject!r}, metric,",
-            f"    component={self.component!r}, layers={self.layers!r}, samples={self.samples},",
-            ")",
-            "print([(cell.place, cell.effect) for cell in result.strongest(5)])",
-        ]
-        return "\n".join(lines)
+        texts, options = super().arguments(models)
+        return texts, {"--subject": self.subject, **options, "--site": self.component, "--samples": self.samples}
