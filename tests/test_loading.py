@@ -12,6 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from bathyscope import capture, load, run, wrap
+from bathyscope.embedded import EMBEDDED_NAME
 from bathyscope.errors import ModelError, SiteError, UsageError
 from bathyscope.families import FAMILIES as ROWS
 from bathyscope.model import Model
@@ -60,6 +61,12 @@ def test_a_saved_model_is_the_same_model(name: str, tmp_path: Path):
 def test_a_folder_may_be_a_path_or_its_text(saved: Path):
     assert load(saved).fingerprint == load(str(saved)).fingerprint
     assert load(saved).name == str(saved)
+
+
+def test_the_embedded_model_is_loaded_by_its_name_too(saved: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("bathyscope.loading.embedded_path", lambda: saved)
+    named, plain = load(EMBEDDED_NAME), load()
+    assert named.name == plain.name == EMBEDDED_NAME and named.fingerprint == plain.fingerprint
 
 
 def test_weights_are_float32_whatever_the_checkpoint_holds(tmp_path: Path):

@@ -298,8 +298,18 @@ def test_a_narrow_screen_is_enough(browser: Any, server: Any):
     page = watched.page
     page.goto(server.access.link())
     page.wait_for_selector("[data-prompt]")
+    assert "row 4 of the last column" in page.get_by_label("How to read it").inner_text()
     look(page)
+    assert page.get_by_label("How to read it").count() == 0
+    last = page.locator("thead th").last
+    assert last.bounding_box()["x"] > 360, "the last token is out of sight"
+    page.locator("ol.tokens button").last.click()
+    page.wait_for_timeout(100)
+    assert last.bounding_box()["x"] < 360
     cell(page, "1|1").click()
+    page.wait_for_timeout(100)
+    box = page.get_by_label("One cell").bounding_box()
+    assert 0 < box["y"] < 740 and box["y"] + box["height"] <= 740, "what was opened is seen where one is"
     for view in (None, "Lenses", "Causal", "Runs"):
         if view:
             page.get_by_role("button", name=view).click()
