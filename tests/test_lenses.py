@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bathyscope import Result, Source, Target, capture, differentiate, patchscope, run
+from bathyscope.engine import CancelledError, Stop
 from bathyscope.errors import SiteError, UsageError
 from bathyscope.interventions import Replace, Write
 from bathyscope.lenses import (
@@ -141,6 +142,23 @@ def test_selfie_is_a_patchscope_at_every_placeholder(model: Model):
     assert len(same.cells[0].target_positions) >= 3
     assert all(len(cell.relevancy) == len(other.ids) for cell, other in zip(found.cells, same.cells, strict=True))
     assert any(max(cell.relevancy, default=0) > 1e-6 for cell in found.cells)
+
+
+def test_a_cancel_of_selfie_is_seen_while_relevancy_is_measured(llama: Model, monkeypatch: pytest.MonkeyPatch):
+    from bathyscope.lenses import interpretation
+
+    stop, measured = Stop(), []
+
+    def ran(*args, **options):
+        measured.append(args)
+        stop.now = True
+        return run(*args, **options)
+
+    monkeypatch.setattr(interpretation, "run", ran)
+    prompt = InspectionPrompt("_ _", "_", every=True)
+    with pytest.raises(CancelledError):
+        selfie(llama, TEXT, prompt=prompt, layer="all", position="all", new_tokens=2, stop=stop)
+    assert len(measured) == 2, "the first texts, with the write and without it"
 
 
 def test_relevancy_is_nothing_where_the_prompts_own_value_is_written(llama: Model):

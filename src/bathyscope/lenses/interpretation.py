@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bathyscope import prompts
+from bathyscope.engine import CancelledError, Stop
 from bathyscope.forward import run
 from bathyscope.interventions import Replace, Write
 from bathyscope.lens_result import LensResult
@@ -60,18 +61,20 @@ def selfie(
     inspection = prompts.prepare(model, prompt)
     tokens = model.tokenize(text)
     found = looked(model, tokens, Target(prompt=inspection, layer=target_layer), None, options, Generate(new_tokens))
-    scores = _relevancy(model, inspection.tokens, found.cells, found.representations)
+    scores = _relevancy(model, inspection.tokens, found.cells, found.representations, options.get("stop"))
     result = LensResult.of("selfie", found)
     cells = (replace(cell, relevancy=score) for cell, score in zip(result.cells, scores, strict=True))
     return replace(result, cells=tuple(cells))
 
 
 def _relevancy(
-    model: Model, prompt: Tokens, cells: Sequence[PatchscopeCell], values: Tensor
+    model: Model, prompt: Tokens, cells: Sequence[PatchscopeCell], values: Tensor, stop: Stop | None
 ) -> list[tuple[float, ...]]:
     """For each token of each cell's text, |probability with the write less probability without it|."""
     found: list[tuple[float, ...]] = []
     for first in range(0, len(cells), ROWS):
+        if stop is not None and stop.now:
+            raise CancelledError("the run was stopped", "what was written is kept where there is a store")
         some = slice(first, first + ROWS)
         rows, writes = [], []
         for row, (cell, value) in enumerate(zip(cells[some], values[some], strict=True)):
