@@ -119,6 +119,27 @@ def test_06_cached_generation_is_generation_without_a_cache(model: Model):
             grown.append(token)
 
 
+def test_06_after_a_generation_a_model_can_be_trained(family: TinyFamily):
+    """Steps run in inference mode, of which nothing may stay in the model."""
+    model = wrap(family.build(), tiny_tokenizer())
+    generate(model, T, max_new_tokens=6)
+    model.hf.requires_grad_(True)
+    logits = model.hf(input_ids=torch.tensor([model.tokenize(T).ids])).logits
+    logits[0, -1].float().logsumexp(-1).backward()
+    assert any(one.grad is not None and one.grad.abs().max() > 0 for one in model.hf.parameters())
+
+
+def test_06_what_somebodys_hook_took_from_a_generation_can_be_trained_on():
+    model, taken = wrap(ALL["llama"].build(), tiny_tokenizer()), []
+    handle = model.blocks[1].register_forward_hook(lambda _module, _inputs, output: taken.append(output))
+    generate(model, T, max_new_tokens=3)
+    handle.remove()
+    probe = torch.nn.Linear(model.d_model, 1)
+    last = taken[-1] if isinstance(taken[-1], Tensor) else taken[-1][0]
+    probe(last).sum().backward()
+    assert probe.weight.grad is not None and last.shape[1] == 1, "a step's, not the prompt's"
+
+
 def test_06_a_grid_that_shares_its_prefix_is_the_cells_one_by_one(model: Model):
     states = residuals(model, S)
     cells = [(layer, position) for layer in LAYERS for position in range(3)]

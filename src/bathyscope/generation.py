@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bathyscope import kv
 from bathyscope.batches import Batch, Prompts, as_rows, check_batch_size, check_writes, writes_within
+from bathyscope.bypass import is_altered
 from bathyscope.errors import UsageError
 from bathyscope.hooks import Hooks
 from bathyscope.interventions import Write
@@ -143,6 +144,9 @@ def decode(
     written: list[tuple[int, ...]] = [(token,) for token in first.tolist()]
     rows, tokens = list(range(len(written))), first
     hooks = Hooks(model, batch.window, writes=writes)
+    # Inference mode leaves out what autograd would need, a fiftieth of a step; what is made in it cannot be trained on,
+    # so that it is for steps that nobody else looks into.
+    quiet = torch.no_grad if writes or is_altered(model) else torch.inference_mode
     yield list(written)
     for _ in range(new_tokens - 1):
         going = [index for index, row in enumerate(rows) if written[row][-1] not in stops]
@@ -155,7 +159,7 @@ def decode(
             rows, tokens = [rows[index] for index in going], tokens[kept]
         batch.advance()
         # In force during the step alone: whoever takes what is yielded may run the model before the next.
-        with torch.no_grad(), hooks:
+        with quiet(), hooks:
             tokens = model.choose(batch.last(tokens[:, None]))
         for row, token in zip(rows, tokens.tolist(), strict=True):
             if written[row][-1] not in stops:
