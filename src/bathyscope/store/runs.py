@@ -51,7 +51,7 @@ class Runs:
             query = "SELECT id FROM runs WHERE substr(id, 1, ?) = ? ORDER BY id"
             found = [name for (name,) in connection.execute(query, (len(prefix), prefix))]
         if len(found) != 1:
-            which = "no run" if not found else f"{len(found)} runs, {', '.join(found)},"
+            which = "no runs" if not found else f"{len(found)} runs, {', '.join(found)},"
             raise UsageError(f"{which} in {self._folder} begin with {prefix!r}", "one must", "bathyscope runs list")
         return found[0]
 
