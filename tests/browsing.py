@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from web_server import TEXT
+
 ROOT = Path(__file__).parents[1]
 DIST = ROOT / "src" / "bathyscope" / "web" / "dist"
 PICTURES = ROOT / "build" / "pictures"
@@ -105,6 +107,23 @@ class Watched:
         else:
             self.faults.append(f"request: {url}")
             route.abort()
+
+
+@pytest.fixture
+def app(browser: Any, server: Any) -> Iterator[Watched]:
+    """The app's first view, with the browser and the server of the file that takes it."""
+    watched = Watched(browser)
+    watched.page.goto(server.access.link())
+    watched.page.wait_for_selector("[data-prompt]")
+    yield watched
+    watched.close()
+
+
+def look(page: Any, text: str = TEXT) -> None:
+    """Ask about a text, and wait for the answer."""
+    page.fill("[data-prompt]", text)
+    page.click("button.main")
+    page.wait_for_selector("[data-state=done]")
 
 
 class FilePage:

@@ -14,11 +14,13 @@ from typing import Any
 
 import pytest
 
+import browsing
 from bathyscope.embedded import embedded_status
-from browsing import DIST, HOSTILE, ROOT, UNSEEN, Watched, chromium, driving, needs_app
+from browsing import DIST, HOSTILE, ROOT, UNSEEN, Watched, chromium, driving, look, needs_app
 from web_server import TEXT, Client, running
 
 pytestmark = [pytest.mark.browser, needs_app]
+app = browsing.app
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +39,6 @@ def browser(driver: Any) -> Iterator[Any]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with running(tmp_path_factory.mktemp("ui"), files=None) as one:
         yield one
-
-
-@pytest.fixture
-def app(browser: Any, server: Any) -> Iterator[Watched]:
-    watched = Watched(browser)
-    watched.page.goto(server.access.link())
-    watched.page.wait_for_selector("[data-prompt]")
-    yield watched
-    watched.close()
-
-
-def look(page: Any, text: str = TEXT) -> None:
-    page.fill("[data-prompt]", text)
-    page.click("button.main")
-    page.wait_for_selector("[data-state=done]")
 
 
 def cell(page: Any, key: str) -> Any:

@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
+import browsing
 from bathyscope import lenses
 from bathyscope.cli.served_files import ServedFiles
 from bathyscope.mappings import Affine
 from bathyscope.web.models import Models
-from browsing import Watched, chromium, driving, needs_app
+from browsing import Watched, chromium, driving, look, needs_app
 from conftest import tiny_model
 from mappings_for_tests import save_mappings
 from web_server import TEXT, running
 
 pytestmark = [pytest.mark.browser, needs_app]
+app = browsing.app
 
 
 @pytest.fixture(scope="module")
@@ -35,21 +37,6 @@ def server(tmp_path_factory: pytest.TempPathFactory, paths: dict[str, Path]) -> 
     mappings = ServedFiles(None, None, None, None, list(paths.values())).mappings(loaded)
     with running(tmp_path_factory.mktemp("ui"), files=None, models=Models(loaded, mappings=mappings)) as one:
         yield one
-
-
-@pytest.fixture
-def app(browser: Any, server: Any) -> Iterator[Watched]:
-    watched = Watched(browser)
-    watched.page.goto(server.access.link())
-    watched.page.wait_for_selector("[data-prompt]")
-    yield watched
-    watched.close()
-
-
-def look(page: Any, text: str = TEXT) -> None:
-    page.fill("[data-prompt]", text)
-    page.click("button.main")
-    page.wait_for_selector("[data-state=done]")
 
 
 def texts(page: Any, section: str) -> dict[str, str]:

@@ -143,10 +143,7 @@ def opened(file: Path, folder: Path | None) -> "tuple[CircuitResult, dict[Path, 
 
 def open_its_model(found: "CircuitResult", name: str | None, **options: Any) -> "Model":
     """The model that was asked for, else the one that a circuit was found in."""
-    from bathyscope.embedded import EMBEDDED_NAME
-
-    own = found.provenance["models"][0]["model"]
-    return open_model(name or (None if own == EMBEDDED_NAME else own), **options)
+    return open_model(name or found.provenance["models"][0]["model"], **options)
 
 
 def forget(kept: Path) -> None:

@@ -11,7 +11,6 @@ from bathyscope.cli import choices, effects, options, terminal
 from bathyscope.cli.opening import open_model
 from bathyscope.cli.showing import show_or_save
 from bathyscope.cli.stopping import stoppable
-from bathyscope.embedded import EMBEDDED_NAME
 from bathyscope.errors import UsageError
 
 if TYPE_CHECKING:
@@ -179,7 +178,7 @@ def _models(named: list[dict[str, Any]], *, shown: bool) -> "tuple[Model, Model]
     """The two models of a run, loaded once where they are the same."""
     opened = [
         open_model(
-            None if one["name"] == EMBEDDED_NAME else one["name"],
+            one["name"],
             revision=one["revision"],
             dtype=one["dtype"],
             attention=one["attention"],
